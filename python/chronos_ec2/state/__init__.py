@@ -1,0 +1,1 @@
+"""The state file `{env}/system-state.json`: one table of transitions, one way to write."""

@@ -1,0 +1,73 @@
+"""Statuses, transitions and the schema of the state file, read from `state_machine.json`.
+
+Bash reads the same file (`shell/lib/state_helpers.sh`), so the two cannot drift.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, Final
+
+from chronos_ec2.errors import IllegalTransition, StateUnreadable
+
+_TABLE: Final = json.loads(files(__package__).joinpath("state_machine.json").read_text())
+TRANSITIONS: Final[dict[str, list[str]]] = _TABLE["transitions"]
+STATUSES: Final = tuple(TRANSITIONS)
+_JSON_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "number": (int, float),
+    "object": (dict,),
+    "null": (type(None),),
+}
+
+
+def is_allowed(current: str, new: str) -> bool:
+    """Whether a run may go from `current` to `new`; staying where it is counts as allowed.
+
+    An update that keeps the status (a heartbeat, a new `current_step`) is no transition.
+    """
+    if current not in TRANSITIONS or new not in TRANSITIONS:
+        return False
+    return new == current or new in TRANSITIONS[current]
+
+
+def require_allowed(current: str, new: str) -> None:
+    """Raise `IllegalTransition` unless the document's table allows the move."""
+    if not is_allowed(current, new):
+        allowed = ", ".join(TRANSITIONS.get(current, [])) or "nothing"
+        raise IllegalTransition(
+            f"status {current!r} may not become {new!r}; from there it may become: {allowed}"
+        )
+
+
+def _check_fields(body: Mapping[str, Any], fields: Mapping[str, list[str]], where: str) -> None:
+    for name, kinds in fields.items():
+        if name not in body:
+            raise StateUnreadable(f"state file: {where}{name} is missing")
+        allowed = tuple(python_type for kind in kinds for python_type in _JSON_TYPES[kind])
+        # bool is an int to Python, not to JSON
+        if isinstance(body[name], bool) or not isinstance(body[name], allowed):
+            raise StateUnreadable(
+                f"state file: {where}{name} is {type(body[name]).__name__}, expected {' or '.join(kinds)}"
+            )
+
+
+def validate_state(body: object) -> dict[str, Any]:
+    """Check a decoded state file against the schema.
+
+    Returns:
+        The same mapping, now known to have every field of the document with its type.
+
+    Raises:
+        StateUnreadable: a field is missing, has another type, or the status is unknown.
+    """
+    if not isinstance(body, dict):
+        raise StateUnreadable(f"state file: expected an object, got {type(body).__name__}")
+    _check_fields(body, _TABLE["fields"], "")
+    for name, fields in _TABLE["nested_fields"].items():
+        _check_fields(body[name], fields, f"{name}.")
+    if body["status"] not in TRANSITIONS:
+        raise StateUnreadable(f"state file: unknown status {body['status']!r}; known: {', '.join(STATUSES)}")
+    return body
