@@ -1,0 +1,134 @@
+"""AWS as the laptop sees it: which variables its programs need, its clients, the stack's exports."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from chronos_ec2.errors import LocalCloudDown, NoCredentials, NotDeployed
+from chronos_ec2.workstation.settings import REPOSITORY, Settings
+
+if TYPE_CHECKING:
+    import boto3
+
+EXPORT_PREFIX: Final = "ChronosTraining-"
+
+
+def local_home(variables: Mapping[str, str] = os.environ) -> Path:
+    """The folder in which the embedded AWS keeps its files."""
+    return Path(variables.get("CHRONOS_LOCAL_HOME") or REPOSITORY / ".chronos" / "local")
+
+
+def embedded_endpoint(home: Path) -> str:
+    """The endpoint that the embedded AWS wrote when it started.
+
+    Raises:
+        LocalCloudDown: it has not been started.
+    """
+    try:
+        return str(json.loads((home / "endpoint.json").read_text())["endpoint_url"])
+    except (OSError, ValueError, KeyError) as error:
+        raise LocalCloudDown("the embedded AWS is not running: start it with invoke local.start") from error
+
+
+def aws_variables(settings: Settings, variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The standard AWS variables that make any AWS program work on this environment.
+
+    Raises:
+        LocalCloudDown: the environment is the embedded AWS, and that is not running.
+    """
+    found = {
+        "AWS_REGION": settings.region,
+        "AWS_DEFAULT_REGION": settings.region,
+        "AWS_PAGER": "",
+        "AWS_RETRY_MODE": variables.get("AWS_RETRY_MODE", "standard"),
+        "CHRONOS_PYTHON": sys.executable,
+    }
+    if settings.aws_profile:
+        found["AWS_PROFILE"] = settings.aws_profile
+    if settings.embedded:
+        found["AWS_ENDPOINT_URL"] = embedded_endpoint(local_home(variables))
+        found["AWS_ACCESS_KEY_ID"] = found["AWS_SECRET_ACCESS_KEY"] = "test"
+    return found
+
+
+@dataclass
+class Aws:
+    """One environment's AWS: clients made when they are first asked for."""
+
+    settings: Settings
+
+    @cached_property
+    def session(self) -> boto3.Session:
+        """A boto3 session on the environment's region and profile."""
+        import boto3  # takes a third of a second; `--list` and `--help` do without
+        from botocore.exceptions import ProfileNotFound
+
+        try:
+            return boto3.Session(
+                profile_name=self.settings.aws_profile or None, region_name=self.settings.region
+            )
+        except ProfileNotFound as error:
+            raise NoCredentials(f"{error}: set aws_profile, or run aws configure --profile") from error
+
+    def client(self, service: str) -> Any:
+        """A client with bounded time-outs and the standard retries."""
+        from botocore.config import Config
+
+        endpoint = {}
+        if self.settings.embedded:
+            variables = aws_variables(self.settings)
+            endpoint = {
+                "endpoint_url": variables["AWS_ENDPOINT_URL"],
+                "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
+                "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
+            }
+        config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 4})
+        return self.session.client(service, config=config, **endpoint)  # type: ignore[call-overload]
+
+    @cached_property
+    def s3(self) -> Any:
+        """The S3 client."""
+        return self.client("s3")
+
+    @cached_property
+    def ec2(self) -> Any:
+        """The EC2 client."""
+        return self.client("ec2")
+
+    @cached_property
+    def bucket(self) -> str:
+        """The stack's bucket, from its CloudFormation export.
+
+        Raises:
+            NotDeployed: the stack is not there.
+            NoCredentials: AWS has no credentials, or refused them.
+        """
+        name = f"{EXPORT_PREFIX}BucketName"
+        for export in self._exports():
+            if export["Name"] == name:
+                return str(export["Value"])
+        raise NotDeployed(
+            f"CloudFormation export {name} is missing in {self.settings.region}: "
+            f"run invoke deploy --env {self.settings.environment}"
+        )
+
+    def _exports(self) -> list[dict[str, str]]:
+        from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+
+        try:
+            pages = self.client("cloudformation").get_paginator("list_exports").paginate()
+            return [export for page in pages for export in page["Exports"]]
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise NoCredentials(
+                "AWS has no usable credentials: run aws configure, or set AWS_PROFILE or the "
+                "AWS_ACCESS_KEY_ID variables"
+            ) from error
+        except ClientError as error:
+            raise NoCredentials(f"AWS refused to list the stack's exports: {error}") from error

@@ -1,0 +1,78 @@
+"""The commands that the tasks run, as argument lists, and the one place that runs them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from chronos_ec2.workstation.aws import aws_variables, local_home
+from chronos_ec2.workstation.settings import REPOSITORY, Settings
+from chronos_ec2.workstation.toolchain import node_bin, node_program, path_with_tools
+
+_NOT_FOR_EMBEDDED = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+
+
+def base_environment() -> dict[str, str]:
+    """The process environment with the pinned programs first on PATH."""
+    return {**os.environ, "PATH": path_with_tools()}
+
+
+def aws_environment(settings: Settings) -> dict[str, str]:
+    """The environment in which a program finds this environment's AWS.
+
+    Raises:
+        LocalCloudDown: the environment is the embedded AWS, and that is not running.
+    """
+    variables = base_environment()
+    if settings.embedded:
+        for name in _NOT_FOR_EMBEDDED:
+            variables.pop(name, None)
+    return {**variables, **aws_variables(settings)}
+
+
+def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, echo: bool = True) -> int:
+    """Print a command and run it in the repository, its output shown as it comes.
+
+    Returns:
+        The exit code; 128 + N for a child that signal N ended, 130 after ctrl-C.
+    """
+    if echo:
+        print(f"+ {shlex.join(argv)}", file=sys.stderr, flush=True)
+    with subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment())) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            return 130
+    return code if code >= 0 else 128 - code
+
+
+def cdk_command(settings: Settings, siblings: Sequence[str], action: str, *extra: str) -> list[str]:
+    """The CDK CLI's own `deploy`, `destroy`, `diff` or `synth`, with the settings as context."""
+    context = {
+        "environments": ",".join(siblings),
+        "availability_zones": settings.availability_zones,
+        "log_retention_days": settings.log_retention_days,
+        "glacier_after_days": settings.glacier_after_days,
+    }
+    pairs = [word for key, value in context.items() for word in ("--context", f"{key}={value}")]
+    return [str(node_bin() / "node"), str(node_program("aws-cdk", "cdk")), action, *extra, *pairs]
+
+
+def script_command(name: str, environment: str, assignments: Sequence[str] = (), *flags: str) -> list[str]:
+    """One of the Bash scripts, as it could be typed."""
+    sets = [word for item in assignments for word in ("--set", item)]
+    return [str(REPOSITORY / "shell" / name), "--env", environment, *sets, *flags]
+
+
+def local_cloud_command(action: str) -> list[str]:
+    """The embedded AWS's own command line."""
+    return [sys.executable, "-m", "chronos_ec2.local_cloud", action, "--home", str(local_home())]
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """One of the package's modules, run by this Python."""
+    return [sys.executable, "-m", f"chronos_ec2.{module}", *arguments]

@@ -1,0 +1,284 @@
+"""The settings of `invoke.yaml`, loaded once into a frozen object.
+
+A flag beats the environment variable `CHRONOS_<KEY>`, which beats `environments.<name>` of the file,
+which beats `defaults`. Run as a module it prints the result as JSON, for the Bash scripts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+import yaml
+
+from chronos_ec2.errors import ChronosError, SettingsError
+
+ENVIRONMENT_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+REPOSITORY: Final = Path(__file__).resolve().parents[3]
+SETTINGS_FILE: Final = REPOSITORY / "invoke.yaml"
+_CHOICES: Final = {"accelerator": ("cuda", "cpu"), "trainer": ("test", "command")}
+_PATTERNS: Final = {
+    "region": re.compile(r"[a-z]{2}(-[a-z]+)+-\d"),
+    "aws_profile": re.compile(r"[\w.@+-]*"),
+    "instance_type": re.compile(r"[a-z0-9-]+\.[a-z0-9-]+"),
+    "ami_id": re.compile(r"(ami-[0-9a-f]+)?"),
+}
+_MINIMUM: Final = {
+    "availability_zones": 1,
+    "volume_gb": 8,
+    "min_free_disk_gb": 0,
+    "heartbeat_seconds": 1,
+    "log_upload_seconds": 1,
+    "kill_grace_seconds": 0,
+    "keep_on_failure_minutes": 0,
+    "log_retention_days": 1,
+    "glacier_after_days": 1,
+    "prediction_length": 1,
+    "context_length": 1,
+    "max_steps": 1,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One environment's settings; `invoke.yaml` states the meaning and the unit of each."""
+
+    environment: str
+    region: str
+    aws_profile: str
+    embedded: bool
+    availability_zones: int
+    instance_type: str
+    accelerator: str
+    volume_gb: int
+    ami_id: str
+    ami_parameter: str
+    ami_name: str
+    max_hours: float
+    min_free_disk_gb: int
+    heartbeat_seconds: int
+    log_upload_seconds: int
+    kill_grace_seconds: int
+    keep_on_failure_minutes: int
+    log_retention_days: int
+    glacier_after_days: int
+    environment_requirements: str
+    trainer: str
+    command: tuple[str, ...]
+    prediction_length: int
+    context_length: int
+    max_steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for key, allowed in _CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key}: got {getattr(self, key)!r}, need one of {', '.join(allowed)}")
+        for key, pattern in _PATTERNS.items():
+            if not pattern.fullmatch(getattr(self, key)):
+                raise ValueError(f"{key}: {getattr(self, key)!r} does not look like one")
+        for key, least in _MINIMUM.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: got {getattr(self, key)}, need at least {least}")
+        if not (math.isfinite(self.max_hours) and 0.05 <= self.max_hours <= 24 * 14):
+            raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
+        if self.trainer == "command" and not self.command:
+            raise ValueError("command: trainer is `command`, so the command to run is needed")
+
+
+_TYPES: Final = get_type_hints(Settings)
+KEYS: Final = tuple(field.name for field in fields(Settings) if field.name != "environment")
+
+
+def check_environment_name(name: str) -> str:
+    """Return the name if it may stand in a key, a tag and a shell word.
+
+    Raises:
+        SettingsError: it is not `[a-z][a-z0-9-]{0,31}`, or it is a name that the bucket uses itself.
+    """
+    if not ENVIRONMENT_NAME.fullmatch(name):
+        raise SettingsError(
+            f"environment {name!r} is not a name: use a lower-case letter, then up to 31 of a-z, 0-9 and '-'"
+        )
+    if name in ("logs", "cached-datasets"):
+        raise SettingsError(f"environment {name!r} is a prefix that the bucket itself uses; pick another")
+    return name
+
+
+def load_settings(
+    environment: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    variables: Mapping[str, str] = os.environ,
+    file: Path = SETTINGS_FILE,
+) -> Settings:
+    """Resolve one environment's settings.
+
+    Args:
+        environment: its name; None means `default_environment` (or CHRONOS_ENV).
+        overrides: values of flags, as text.
+        variables: the process environment.
+        file: the settings file.
+
+    Raises:
+        SettingsError: unknown environment or key, wrong type, value out of range.
+    """
+    document = _read_document(file)
+    name = environment or variables.get("CHRONOS_ENV") or str(document.get("default_environment", "local"))
+    check_environment_name(name)
+    environments = _mapping(document.get("environments"), f"{file.name}: chronos.environments")
+    if name not in environments:
+        raise SettingsError(
+            f"environment {name!r} is not in {file.name}; known: {', '.join(sorted(environments))}. "
+            f"Add it under chronos.environments (an empty mapping is enough)"
+        )
+    values: dict[str, Any] = {}
+    for where, layer in (
+        ("chronos.defaults", document.get("defaults")),
+        (f"chronos.environments.{name}", environments[name]),
+    ):
+        for key, value in _mapping(layer, f"{file.name}: {where}").items():
+            _require_known(str(key), f"{file.name}: {where}")
+            values[str(key)] = _typed(str(key), value, f"{file.name}: {where}")
+    named = {key: f"CHRONOS_{key.upper()}" for key in KEYS}
+    _apply_text(values, {key: variables[name] for key, name in named.items() if name in variables})
+    _apply_text(values, overrides or {}, flags=True)
+    missing = [key for key in KEYS if key not in values]
+    if missing:
+        raise SettingsError(f"{file.name}: chronos.defaults lacks {', '.join(missing)}")
+    try:
+        return Settings(environment=name, **values)
+    except ValueError as error:
+        raise SettingsError(f"setting for environment {name!r}: {error}") from error
+
+
+def sibling_environments(settings: Settings, *, file: Path = SETTINGS_FILE) -> list[str]:
+    """The environments that live in the same account and region, and so share the stack."""
+    names = _mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
+    found = []
+    for name in names:
+        other = load_settings(str(name), variables={}, file=file)
+        if (other.embedded, other.aws_profile, other.region) == (
+            settings.embedded,
+            settings.aws_profile,
+            settings.region,
+        ):
+            found.append(str(name))
+    return sorted({*found, settings.environment})
+
+
+def _read_document(file: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}") from error
+    chronos = _mapping(_mapping(document, file.name).get("chronos"), f"{file.name}: chronos")
+    for key in chronos:
+        if key not in ("default_environment", "defaults", "environments"):
+            raise SettingsError(f"{file.name}: chronos.{key} is not known")
+    return chronos
+
+
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SettingsError(f"{where}: expected a mapping, got {type(value).__name__}")
+    return value
+
+
+def _require_known(key: str, where: str) -> None:
+    if key not in KEYS:
+        near = difflib.get_close_matches(key, KEYS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(KEYS)}"
+        raise SettingsError(f"{where}: unknown setting {key!r}{hint}")
+
+
+def _typed(key: str, value: object, where: str) -> Any:
+    """A value from the file, which has a YAML type."""
+    wanted = _TYPES[key]
+    if get_origin(wanted) is tuple:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise SettingsError(f"{where}.{key}: expected a list of strings, got {value!r}")
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise SettingsError(f"{where}.{key}: expected {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _apply_text(values: dict[str, Any], texts: Mapping[str, str], *, flags: bool = False) -> None:
+    """Put flags' or environment variables' texts over the values of the file."""
+    for key, text in texts.items():
+        where = f"--set {key}" if flags else f"CHRONOS_{key.upper()}"
+        _require_known(key, where)
+        values[key] = _parsed(key, text, where)
+
+
+def _parsed(key: str, text: str, where: str) -> Any:
+    wanted = _TYPES[key]
+    if get_origin(wanted) is tuple:
+        assert get_args(wanted)[0] is str
+        return _parsed_list(text, where)
+    if wanted is bool:
+        if text.lower() in ("true", "1", "yes"):
+            return True
+        if text.lower() in ("false", "0", "no"):
+            return False
+        raise SettingsError(f"{where}: expected true or false, got {text!r}")
+    try:
+        return wanted(text)
+    except ValueError as error:
+        raise SettingsError(f"{where}: expected {wanted.__name__}, got {text!r}") from error
+
+
+def _parsed_list(text: str, where: str) -> tuple[str, ...]:
+    try:
+        items = json.loads(text)
+    except ValueError:
+        items = None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise SettingsError(f"{where}: expected a JSON list of strings, got {text!r}")
+    return tuple(items)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, str]:
+    """`["key=value", …]` as a mapping.
+
+    Raises:
+        SettingsError: an item has no `=`.
+    """
+    for item in assignments:
+        if "=" not in item:
+            raise SettingsError(f"--set takes KEY=VALUE, got {item!r}")
+    return dict(item.split("=", 1) for item in assignments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print one environment's settings as JSON; exit code 26 with a line of text when they are wrong."""
+    parser = argparse.ArgumentParser(prog="settings", description=__doc__)
+    parser.add_argument("--env", help="environment; default: the settings file's default_environment")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load_settings(arguments.env, parse_assignments(arguments.assignments))
+    except ChronosError as error:
+        print(f"settings: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    print(json.dumps(asdict(settings)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,236 @@
+#!/usr/bin/env bash
+# Trains on the rented instance, from first look to power-off. User data starts it, once, on first boot.
+#
+# Usage: bootstrap.sh [--dry-run] [--help]
+#
+#   --dry-run   print the phases and what each would do; change nothing
+#
+# Phases, in order: initialization, system_setup, venv_download, gpu_preflight, data_sync, training, results_sync,
+# cleanup. Each writes the state file before it starts. Whatever happens, cleanup finishes run.json, uploads the log,
+# frees the environment and powers the machine off.
+#
+# Environment, from user data: CHRONOS_RUN_ID, CHRONOS_ENV, CHRONOS_BUCKET, CHRONOS_ACCELERATOR (cuda|cpu),
+#   CHRONOS_ENVIRONMENT_ARCHIVE and _SHA256, CHRONOS_DATASET_SHA256, CHRONOS_DEADLINE_MINUTES, CHRONOS_MIN_FREE_DISK_GB,
+#   CHRONOS_HEARTBEAT_SECONDS, CHRONOS_LOG_UPLOAD_SECONDS, CHRONOS_KILL_GRACE_SECONDS,
+#   CHRONOS_KEEP_ON_FAILURE_MINUTES, CHRONOS_ROOT (like DESTDIR; empty on EC2).
+# Exit codes: 0 trained; 2 usage; 25 this is not the run's EC2 instance; else that of the phase that failed.
+# Runs on: the instance. It refuses to run, and cannot power off, anywhere else.
+set -Eeuo pipefail
+shopt -s inherit_errexit
+
+script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=lib/run_record.sh
+source "$script_dir/lib/run_record.sh"
+# shellcheck source=lib/instance.sh
+source "$script_dir/lib/instance.sh"
+# shellcheck source=lib/companions.sh
+source "$script_dir/lib/companions.sh"
+# shellcheck source=lib/phases.sh
+source "$script_dir/lib/phases.sh"
+
+readonly CLEANUP_MINUTES=15
+phase=initialization
+phase_started=$EPOCHREALTIME
+companion_pids=()
+log_file='' stop_reason_file=''
+
+parse_arguments() {
+  while (($# > 0)); do
+    case $1 in
+      --dry-run)
+        print_phases
+        exit 0
+        ;;
+      --help | -h)
+        print_header "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+      *)
+        log_error "unknown argument '$1'; see --help"
+        exit "$EXIT_USAGE"
+        ;;
+    esac
+  done
+}
+
+print_phases() {
+  cat <<'PHASES'
+initialization  confirm by IMDSv2 that this is the run's instance; start the log upload and the watch for a kill
+system_setup    check the tools of the AMI, make the folders
+venv_download   fetch, check and unpack the training environment
+gpu_preflight   driver, CUDA, GPUs, environment, disk
+data_sync       fetch and check the training data
+training        run the training wrapper
+results_sync    upload model, metrics, forecasts
+cleanup         finish run.json, upload the log, delete the state file, terminate, power off
+PHASES
+}
+
+require_variables() {
+  local name
+  for name in CHRONOS_RUN_ID CHRONOS_ENV CHRONOS_BUCKET CHRONOS_ACCELERATOR CHRONOS_ENVIRONMENT_ARCHIVE \
+    CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256 CHRONOS_MIN_FREE_DISK_GB CHRONOS_HEARTBEAT_SECONDS \
+    CHRONOS_LOG_UPLOAD_SECONDS CHRONOS_KILL_GRACE_SECONDS CHRONOS_KEEP_ON_FAILURE_MINUTES; do
+    if [[ -z ${!name:-} ]]; then
+      log_error "$name is not set; bootstrap.sh is started by the user data that launch_training.sh renders"
+      return "$EXIT_USAGE"
+    fi
+  done
+}
+
+# Sends everything printed from here on to the log file and to the console as well.
+start_log() {
+  local folder="${CHRONOS_ROOT:-}/var/log/chronos"
+  mkdir -p "$folder"
+  log_file="$folder/bootstrap.log"
+  stop_reason_file="$folder/stop-reason"
+  exec > >(exec tee -a "$log_file") 2>&1
+}
+
+start_companions() {
+  upload_log_continuously "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
+    "$CHRONOS_LOG_UPLOAD_SECONDS" &
+  companion_pids+=($!)
+  watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
+  companion_pids+=($!)
+}
+
+stop_companions() {
+  local pid
+  for pid in "${companion_pids[@]}"; do
+    pkill -TERM -P "$pid" 2>/dev/null || true
+    kill -TERM "$pid" 2>/dev/null || true
+  done
+  companion_pids=()
+}
+
+# Writes the state, does the phase's work, notes its time. <phase> <status> <function>
+run_phase() {
+  phase=$1
+  phase_started=$EPOCHREALTIME
+  log_info "phase $phase"
+  # shellcheck disable=SC2016  # a jq program
+  move_state "$2" "$phase" "$(jq -cn --arg id "$INSTANCE_ID" '{instance_id: $id}')"
+  "$3"
+  record_phase "$phase" "$phase_started" ok
+}
+
+# <status> <step> [json object of further changes]
+move_state() {
+  transition_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$@"
+}
+
+phase_initialization() { require_conditional_writes; }
+
+# The run's outcome from the way this script ends. <exit status>
+outcome_of() {
+  case $(cat "$stop_reason_file" 2>/dev/null) in
+    killed) printf 'killed\n' ;;
+    *) if (($1 == 0)); then printf 'succeeded\n'; else printf 'failed\n'; fi ;;
+  esac
+}
+
+explain_end() {
+  case $(cat "$stop_reason_file" 2>/dev/null) in
+    killed) printf '%s\n' "$KILLED_BY_OPERATOR" ;;
+    lost) printf 'the claim on the environment was lost to another run\n' ;;
+    *) printf '%s\n' "${problem:-phase $phase ended with exit code $1; see logs/bootstrap.log}" ;;
+  esac
+}
+
+# Saves what a failed run has made so far, and marks the run failed. <exit status> <error>
+rescue() {
+  local changes
+  record_phase "$phase" "$phase_started" failed
+  log_error "phase $phase failed (exit code $1): $2"
+  # shellcheck disable=SC2016  # a jq program
+  changes=$(jq -cn --arg error "$2" --arg id "$INSTANCE_ID" '{error_message: $error, instance_id: $id}')
+  if [[ $(cat "$stop_reason_file" 2>/dev/null) == '' ]]; then move_state failed "$phase" "$changes" || true; fi
+  if [[ $phase == training || $phase == results_sync ]]; then phase_results_sync || true; fi
+}
+
+keep_if_asked() {
+  if ((CHRONOS_KEEP_ON_FAILURE_MINUTES > 0)); then
+    log_warn "KEPT for $CHRONOS_KEEP_ON_FAILURE_MINUTES minutes after the failure (keep_on_failure_minutes): instance $INSTANCE_ID goes on billing; invoke kill ends it"
+    run_waiting sleep "$((CHRONOS_KEEP_ON_FAILURE_MINUTES * 60))" || true
+  fi
+}
+
+# Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>
+finish_records() {
+  local file step='' error='' more
+  file=$(mktemp) || return
+  if [[ $2 != succeeded ]]; then step=$phase error=$3; fi
+  # shellcheck disable=SC2016  # a jq program
+  jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" '{run_id: $run, phases: $phases}' >"$file"
+  timeout 60 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "logs/$CHRONOS_RUN_ID/phase_logs.json" --body "$file" \
+    --content-type application/json --tagging chronos-class=log >/dev/null || log_warn "phase_logs.json could not be uploaded"
+  rm -f "$file"
+  # shellcheck disable=SC2016  # a jq program
+  more=$(jq -c --argjson phases "$phase_times" --arg id "$INSTANCE_ID" \
+    '{phases: $phases, instance: {id: $id}, metrics: ((.metrics // {}) + {baselines: .baselines})}' \
+    "$data/output/training.json" 2>/dev/null) \
+    || more=$(jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" '{phases: $phases, instance: {id: $id}}')
+  finish_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$2" "$step" "$error" "$1" "$more" \
+    || log_warn "run.json could not be finished"
+}
+
+flush_log() {
+  local attempt
+  stop_companions
+  log_info "end of the log of run $CHRONOS_RUN_ID"
+  # tee writes on its own time: wait until the line above has reached the file.
+  for ((attempt = 0; attempt < 20; attempt++)); do
+    if tail -n 1 "$log_file" | grep -qF "end of the log of run"; then break; fi
+    sleep 0.1
+  done
+  upload_log "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
+    || log_warn "the last log lines could not be uploaded; the console output has them"
+}
+
+# The one handler of every end. It never fails, and ends in power-off.
+on_exit() {
+  local status=$? outcome error
+  trap - EXIT
+  trap '' TERM INT
+  set +e
+  # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
+  power_off "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))"
+  stop_child "$CHRONOS_KILL_GRACE_SECONDS"
+  outcome=$(outcome_of "$status")
+  error=$(explain_end "$status")
+  if [[ $outcome != succeeded ]]; then rescue "$status" "$error"; fi
+  if [[ $outcome == failed ]]; then keep_if_asked; fi
+  phase_started=$EPOCHREALTIME
+  log_info "phase cleanup: outcome $outcome"
+  move_state cleanup cleanup
+  record_phase cleanup "$phase_started" ok
+  finish_records "$status" "$outcome" "$error"
+  flush_log
+  delete_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" || log_warn "the state file could not be deleted; the next launch takes the claim over"
+  timeout 60 aws ec2 terminate-instances --instance-ids "$INSTANCE_ID" >/dev/null || log_warn "terminate-instances failed; powering off does it"
+  power_off
+  exit "$status"
+}
+
+main() {
+  parse_arguments "$@"
+  require_variables
+  export AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-5}
+  confirm_instance "$CHRONOS_RUN_ID"
+  trap on_exit EXIT
+  trap 'exit "$EXIT_TERMINATED"' TERM
+  trap 'exit "$EXIT_INTERRUPTED"' INT
+  start_log
+  log_info "run $CHRONOS_RUN_ID of $CHRONOS_ENV on $INSTANCE_ID"
+  start_companions
+  run_phase initialization initialization phase_initialization
+  run_phase system_setup initialization phase_system_setup
+  run_phase venv_download initialization phase_venv_download
+  run_phase gpu_preflight initialization phase_gpu_preflight
+  run_phase data_sync data_sync phase_data_sync
+  run_phase training training phase_training
+  run_phase results_sync results_sync phase_results_sync
+}
+
+main "$@"

@@ -1,0 +1,217 @@
+#!/usr/bin/env bash
+# Ends the run that holds an environment, gracefully first, then certainly; frees the environment.
+#
+# Usage: kill_training.sh [--env NAME] [--yes] [--now] [--dry-run] [--json] [--help]
+#
+#   --env NAME   the environment (invoke.yaml); default: its default_environment
+#   --yes        do not ask
+#   --now        do not wait for the instance to save what it has
+#   --dry-run    say what would be ended, end nothing
+#   --json       print one JSON object on stdout: environment, run_ids, instance_ids
+#
+# Works as well when the state file is missing or corrupt: it finds the instances by their tags.
+# Environment: the AWS variables, CHRONOS_KILL_GRACE_SECONDS, CHRONOS_PYTHON.
+# Exit codes: 0 ended, or there was nothing to end; 1 something still runs; 2 usage; 10 no credentials;
+#   11 not deployed; 15 S3 refuses.
+# Runs on: the laptop. Needs aws, jq and this repository's Python.
+set -Eeuo pipefail
+shopt -s inherit_errexit
+
+script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=lib/workstation.sh
+source "$script_dir/lib/workstation.sh"
+# shellcheck source=lib/companions.sh
+source "$script_dir/lib/companions.sh"
+
+environment='' assume_yes=false now=false dry_run=false as_json=false
+bucket='' run_id='' instance_ids='[]' run_ids='[]' grace=0
+state_is='missing'
+
+parse_arguments() {
+  while (($# > 0)); do
+    case $1 in
+      --env)
+        if (($# < 2)); then
+          log_error "$1 takes a value; see --help"
+          exit "$EXIT_USAGE"
+        fi
+        environment=$2
+        shift 2
+        ;;
+      --yes | -y) assume_yes=true && shift ;;
+      --now) now=true && shift ;;
+      --dry-run) dry_run=true && shift ;;
+      --json) as_json=true && shift ;;
+      --help | -h)
+        print_header "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+      *)
+        log_error "unknown argument '$1'; see --help"
+        exit "$EXIT_USAGE"
+        ;;
+    esac
+  done
+}
+
+# Looks at the state file and at EC2: what is there to end?
+take_stock() {
+  local status=0 live
+  read_state "$bucket" "$environment" || status=$?
+  case $status in
+    0)
+      state_is=valid
+      run_id=$(jq -r .run_id <<<"$STATE_JSON")
+      ;;
+    "$EXIT_NO_SUCH_RUN") state_is=missing ;;
+    "$EXIT_STATE_UNREADABLE") state_is=corrupt ;;
+    *) return "$status" ;;
+  esac
+  live=$(live_instances "$environment")
+  instance_ids=$(jq -c '[.[].id]' <<<"$live")
+  run_ids=$(jq -c --arg held "$run_id" '[.[].run_id, $held] | map(select(. != null and . != "")) | unique' <<<"$live")
+}
+
+describe_plan() {
+  case $state_is in
+    valid) log_info "run $run_id holds $environment: $(jq -r '"\(.status) at \(.current_step)"' <<<"$STATE_JSON")" ;;
+    corrupt) log_warn "the state file of $environment is corrupt; it will be deleted" ;;
+    missing) log_info "$environment has no state file" ;;
+  esac
+  log_info "instances tagged Project=$TAG_PROJECT, Environment=$environment: $(jq -r 'if length == 0 then "none" else join(", ") end' <<<"$instance_ids")"
+}
+
+confirm() {
+  local answer
+  if [[ $assume_yes == true ]]; then return 0; fi
+  if [[ ! -t 0 ]]; then
+    log_error "nobody to ask: give --yes to end it"
+    exit "$EXIT_USAGE"
+  fi
+  read -r -p "End it? [y/N] " answer
+  if [[ $answer != [yY] ]]; then
+    log_info "nothing was ended"
+    exit 0
+  fi
+}
+
+# Marks the run killed. Only `training` may become `killed`; elsewhere the way is `failed`, with a message that says so.
+ask_to_stop() {
+  local status to=failed
+  status=$(jq -r .status <<<"$STATE_JSON")
+  case $status in
+    training) to=killed ;;
+    failed | killed | cleanup)
+      log_info "run $run_id is ending by itself already ($status)"
+      return 0
+      ;;
+  esac
+  # shellcheck disable=SC2016  # a jq program
+  transition_state "$bucket" "$environment" "$run_id" "$to" "$(jq -r .current_step <<<"$STATE_JSON")" \
+    "$(jq -cn --arg why "$KILLED_BY_OPERATOR" '{error_message: $why}')"
+}
+
+# Prints which of the instances and runs that were found at the start still live. Another run may have begun since.
+still_live() {
+  local live
+  live=$(live_instances "$environment") || return
+  # shellcheck disable=SC2016  # a jq program
+  jq -c --argjson ids "$instance_ids" --argjson runs "$run_ids" \
+    '[.[] | select((.id | IN($ids[])) or (.run_id | IN($runs[]))) | .id]' <<<"$live"
+}
+
+# Waits until they are gone. <seconds>   Returns 1 when some still live.
+wait_until_gone() {
+  local deadline=$((SECONDS + $1)) live
+  while true; do
+    live=$(still_live) || live='["unknown"]'
+    if [[ $live == '[]' ]]; then return 0; fi
+    if ((SECONDS >= deadline)); then return 1; fi
+    sleep 1
+  done
+}
+
+# Terminates what is left, and makes sure.
+make_sure() {
+  local live attempt
+  local -a ids
+  for ((attempt = 0; attempt < 5; attempt++)); do
+    live=$(still_live)
+    readarray -t ids < <(jq -r '.[]' <<<"$live")
+    if ((${#ids[@]} == 0)); then return 0; fi
+    log_info "terminating ${ids[*]}"
+    retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${ids[@]}" --output json \
+      || log_error "terminate-instances: $AWS_ERROR_TEXT"
+    if wait_until_gone 60; then return 0; fi
+  done
+  log_error "still there: ${ids[*]}; look in the EC2 console"
+  return "$EXIT_FAILED"
+}
+
+# Completes the records of the ended runs and frees the environment.
+settle() {
+  local ended etag
+  while read -r ended; do
+    finish_run_record "$bucket" "$environment" "$ended" killed "$(step_of "$ended")" "$KILLED_BY_OPERATOR" '' || true
+  done < <(jq -r '.[]' <<<"$run_ids")
+  if [[ $state_is == corrupt ]]; then
+    etag=$(aws s3api head-object --bucket "$bucket" --key "$environment/system-state.json" --query ETag --output text) || return 0
+    delete_state_if_match "$bucket" "$environment" "$etag"
+  elif [[ $state_is == valid ]]; then
+    transition_state "$bucket" "$environment" "$run_id" cleanup cleanup 2>/dev/null || true
+    delete_state "$bucket" "$environment" "$run_id"
+  fi
+}
+
+# The step at which a run was ended, if the state file tells. <run_id>
+step_of() {
+  if [[ $1 == "$run_id" && -n $STATE_JSON ]]; then jq -r .current_step <<<"$STATE_JSON"; fi
+}
+
+# Drops bodies that crashed writers staged and never published.
+drop_staged_bodies() {
+  local key
+  retry_with_backoff 3 aws s3api list-objects-v2 --bucket "$bucket" --prefix "$environment/system-state.json.tmp-" --output json || return 0
+  while read -r key; do
+    aws s3api delete-object --bucket "$bucket" --key "$key" >/dev/null || true
+  done < <(jq -r '.Contents // [] | .[].Key' <<<"$AWS_OUTPUT")
+}
+
+main() {
+  local settings
+  parse_arguments "$@"
+  require_tools aws jq
+  settings=$(load_settings "$environment")
+  environment=$(jq -r .environment <<<"$settings")
+  grace=$(jq -r .kill_grace_seconds <<<"$settings")
+  use_aws_settings "$settings"
+  require_conditional_writes
+  require_credentials >/dev/null
+  bucket=$(read_exports | jq -r .BucketName)
+  take_stock
+  describe_plan
+  if [[ $dry_run == true ]]; then return 0; fi
+  if [[ $state_is == missing && $instance_ids == '[]' ]]; then
+    log_info "nothing runs in $environment"
+  else
+    confirm
+    if [[ $state_is == valid && $now == false ]]; then
+      ask_to_stop || log_warn "the instance could not be asked; it is terminated"
+      if [[ $instance_ids != '[]' ]]; then
+        log_info "waiting up to $grace s for the instance to save and stop"
+        wait_until_gone "$grace" || log_warn "it did not stop in time"
+      fi
+    fi
+    make_sure
+    settle
+    log_info "ended; $environment is free"
+  fi
+  drop_staged_bodies
+  if [[ $as_json == true ]]; then
+    # shellcheck disable=SC2016  # a jq program
+    jq -cn --arg env "$environment" --argjson runs "$run_ids" --argjson ids "$instance_ids" \
+      '{environment: $env, run_ids: $runs, instance_ids: $ids}'
+  fi
+}
+
+main "$@"

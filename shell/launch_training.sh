@@ -1,0 +1,276 @@
+#!/usr/bin/env bash
+# Launches one training run: checks, claims the environment, starts one EC2 instance, and leaves it to itself.
+#
+# Usage: launch_training.sh [--env NAME] [--set KEY=VALUE]… [--dry-run] [--json] [--help]
+#
+#   --env NAME        the environment (invoke.yaml); default: its default_environment
+#   --set KEY=VALUE   a setting for this run only, e.g. --set instance_type=g5.xlarge
+#   --dry-run         make every check, print the user data and the calls that would change something, change nothing
+#   --json            print one JSON object on stdout: run_id, instance_id, environment, s3_prefix
+#
+# Environment: the AWS variables (AWS_PROFILE, AWS_ENDPOINT_URL, …), CHRONOS_<SETTING>, CHRONOS_PYTHON.
+# Exit codes: 0 launched; 2 usage; 10 no credentials; 11 not deployed; 12 a run holds the environment;
+#   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded; 26 bad setting.
+# Runs on: the laptop. Needs aws, jq, curl and this repository's Python.
+set -Eeuo pipefail
+shopt -s inherit_errexit
+
+script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=lib/workstation.sh
+source "$script_dir/lib/workstation.sh"
+# shellcheck source=lib/stale_claim.sh
+source "$script_dir/lib/stale_claim.sh"
+
+environment='' dry_run=false as_json=false
+settings='' exports='' bucket='' run_id='' instance_id='' work=''
+assignments=()
+claimed=false handed_over=false problem=''
+
+parse_arguments() {
+  while (($# > 0)); do
+    case $1 in
+      --env | --set)
+        if (($# < 2)); then
+          log_error "$1 takes a value; see --help"
+          exit "$EXIT_USAGE"
+        fi
+        if [[ $1 == --env ]]; then environment=$2; else assignments+=("$2"); fi
+        shift 2
+        ;;
+      --dry-run) dry_run=true && shift ;;
+      --json) as_json=true && shift ;;
+      --help | -h)
+        print_header "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+      *)
+        log_error "unknown argument '$1'; see --help"
+        exit "$EXIT_USAGE"
+        ;;
+    esac
+  done
+}
+
+# One setting as text. <key>
+setting() { jq -r --arg key "$1" '.[$key]' <<<"$settings"; }
+
+# Prints the id of the newest GPU Deep Learning AMI: the SSM parameter, then describe-images.
+get_latest_ami() {
+  local ami
+  ami=$(setting ami_id)
+  if [[ -z $ami ]]; then
+    if retry_with_backoff 6 aws ssm get-parameter --name "$(setting ami_parameter)" --output json; then
+      ami=$(jq -r .Parameter.Value <<<"$AWS_OUTPUT")
+    elif retry_with_backoff 6 aws ec2 describe-images --owners amazon --output json --filters \
+      "Name=name,Values=$(setting ami_name)" Name=state,Values=available Name=architecture,Values=x86_64; then
+      ami=$(jq -r '.Images | sort_by(.CreationDate) | last | .ImageId // ""' <<<"$AWS_OUTPUT")
+    fi
+  fi
+  if [[ $ami != ami-* ]]; then
+    log_error "no AMI found: neither SSM parameter $(setting ami_parameter) nor an image named '$(setting ami_name)'; set ami_id. ${AWS_ERROR_TEXT:-}"
+    return "$EXIT_NO_AMI"
+  fi
+  printf '%s\n' "$ami"
+}
+
+# Prints {id, name, root_device} of an image. <ami id>
+describe_ami() {
+  if ! retry_with_backoff 6 aws ec2 describe-images --image-ids "$1" --output json \
+    || ! jq -ce '.Images[0] | {id: .ImageId, name: .Name, root_device: .RootDeviceName}' <<<"$AWS_OUTPUT"; then
+    log_error "AMI $1 cannot be used in $AWS_DEFAULT_REGION. ${AWS_ERROR_TEXT:-}"
+    return "$EXIT_NO_AMI"
+  fi
+}
+
+# Copies a manifest from the bucket to $work. <folder under cached-datasets/> <name> <what to do when it is missing>
+fetch_manifest() {
+  local key="cached-datasets/$1/$2"
+  if retry_with_backoff 6 aws s3api get-object --bucket "$bucket" --key "$key" "$work/$1"; then return 0; fi
+  case $AWS_ERROR_CODE in
+    NoSuchKey | 404)
+      log_error "s3://$bucket/$key is not there yet: run $3"
+      return "$EXIT_NOT_UPLOADED"
+      ;;
+  esac
+  _report_aws_error "reading s3://$bucket/$key"
+}
+
+digest_of() { sha256sum "$1" | cut -d' ' -f1; }
+
+# Gathers what the launch needs to know from AWS and writes the launch's files to $work.
+prepare() {
+  local caller ami_id ami subnet
+  caller=$(require_credentials)
+  exports=$(read_exports)
+  bucket=$(jq -r .BucketName <<<"$exports")
+  subnet=$(jq -r '.SubnetIds | split(",")[0]' <<<"$exports")
+  ami_id=$(get_latest_ami)
+  ami=$(describe_ami "$ami_id")
+  fetch_manifest scripts MANIFEST.sha256 'invoke upload'
+  fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'
+  fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'
+  # shellcheck disable=SC2016  # a jq program
+  jq -n --arg run_id "$run_id" --arg bucket "$bucket" --arg caller "$caller" --argjson ami "$ami" \
+    --arg subnet "$subnet" --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
+    --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" '
+    {run_id: $run_id, bucket: $bucket, requested_by: $caller, ami: $ami, subnet_id: $subnet,
+     scripts_sha256: $scripts, dataset_sha256: $data, environment_archive: $env[0], dataset: $dataset[0]}' >"$work/facts.json"
+  write_launch_files
+}
+
+write_launch_files() {
+  local python item
+  python=$(chronos_python)
+  local -a argv=("$python" -m chronos_ec2.workstation.launch_files --env "$environment" --into "$work")
+  for item in "${assignments[@]}"; do argv+=(--set "$item"); done
+  "${argv[@]}" <"$work/facts.json"
+}
+
+# Fills the array `run_instances`: the one call that costs money.
+plan_run_instances() {
+  local tags volume root_device
+  # shellcheck disable=SC2016  # a jq program
+  tags=$(jq -cn --arg project "$TAG_PROJECT" --arg env "$environment" --arg run "$run_id" '
+    [{Key: "Project", Value: $project}, {Key: "Environment", Value: $env}, {Key: "RunId", Value: $run},
+     {Key: "Name", Value: "chronos-\($env)-\($run)"}] as $tags
+    | [{ResourceType: "instance", Tags: $tags}, {ResourceType: "volume", Tags: $tags}]')
+  root_device=$(jq -r .ami.root_device "$work/facts.json")
+  # shellcheck disable=SC2016  # a jq program
+  volume=$(jq -cn --arg device "$root_device" --argjson gb "$(setting volume_gb)" \
+    '[{DeviceName: $device, Ebs: {VolumeSize: $gb, VolumeType: "gp3", Encrypted: true, DeleteOnTermination: true}}]')
+  run_instances=(aws ec2 run-instances --output json --count 1
+    --image-id "$(jq -r .ami.id "$work/facts.json")" --instance-type "$(setting instance_type)"
+    --network-interfaces "$(network_interface)" --iam-instance-profile "Name=$(jq -r .InstanceProfileName <<<"$exports")"
+    --user-data "file://$work/user_data.sh" --client-token "$(jq -r .client_token "$work/run.json")"
+    --instance-initiated-shutdown-behavior terminate
+    --metadata-options 'HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetadataTags=enabled'
+    --block-device-mappings "$volume" --tag-specifications "$tags")
+}
+
+network_interface() {
+  # shellcheck disable=SC2016  # a jq program
+  jq -c --arg subnet "$(jq -r .subnet_id "$work/facts.json")" \
+    '[{DeviceIndex: 0, SubnetId: $subnet, Groups: [.SecurityGroupId], AssociatePublicIpAddress: true, DeleteOnTermination: true}]' \
+    <<<"$exports"
+}
+
+# Puts one of the launch's files under the run's prefix. <file> <content type>
+put_run_file() {
+  if ! retry_with_backoff 6 aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/$1" \
+    --body "$work/$1" --content-type "$2"; then
+    _report_aws_error "writing s3://$bucket/$environment/$run_id/$1"
+  fi
+}
+
+# Claims the environment: creates the state file, or takes over a claim whose instance EC2 says is gone.
+claim() {
+  local status=0 holder body
+  body=$(jq -c . "$work/state.json")
+  holder=$(check_concurrent_run "$bucket" "$environment") || status=$?
+  case $status in
+    0) atomic_write_state "$bucket" "$environment" "$body" '' || status=$? ;;
+    "$EXIT_HELD") take_over_stale_claim "$bucket" "$environment" "$body" "$holder" && status=0 || status=$? ;;
+    "$EXIT_STATE_UNREADABLE")
+      log_error "the state file cannot be read; look at it, then free the environment with: invoke kill --env $environment"
+      return "$status"
+      ;;
+  esac
+  if ((status == EXIT_STATE_CONFLICT)); then
+    holder=$(check_concurrent_run "$bucket" "$environment") || true
+    log_error "${holder:-another launch was faster}"
+    return "$EXIT_HELD"
+  fi
+  return "$status"
+}
+
+start_instance() {
+  local -a run_instances
+  plan_run_instances
+  if ! retry_with_backoff 6 "${run_instances[@]}"; then
+    problem="EC2 refused the instance: $AWS_ERROR_TEXT"
+    log_error "$problem"
+    return "$EXIT_LAUNCH_REFUSED"
+  fi
+  instance_id=$(jq -r '.Instances[0].InstanceId' <<<"$AWS_OUTPUT")
+  handed_over=true
+}
+
+# Writes the instance's id where it is looked for. The instance does the same, so a failure here loses nothing.
+record_instance() {
+  local changes status=0
+  # shellcheck disable=SC2016  # a jq program
+  changes=$(jq -cn --arg id "$instance_id" '{instance: {id: $id}}')
+  update_run_record "$bucket" "$environment" "$run_id" "$changes" || status=$?
+  transition_state "$bucket" "$environment" "$run_id" initialization launch "$(jq -c '{instance_id: .instance.id}' <<<"$changes")" \
+    2>/dev/null || log_info "the instance has moved on already"
+  return "$status"
+}
+
+# Gives an unused claim back, with the reason in run.json. <exit status>
+release_claim() {
+  log_warn "giving the claim on $environment back"
+  finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" || true
+  transition_state "$bucket" "$environment" "$run_id" failed launch \
+    && transition_state "$bucket" "$environment" "$run_id" cleanup cleanup || true
+  delete_state "$bucket" "$environment" "$run_id" || log_error "the claim could not be given back; free it with: invoke kill --env $environment"
+}
+
+on_exit() {
+  local status=$?
+  trap - EXIT
+  if [[ $claimed == true && $handed_over == false ]]; then release_claim "$status"; fi
+  if [[ -n $work ]]; then rm -rf "${work:?}"; fi
+  exit "$status"
+}
+
+print_plan() {
+  local -a run_instances
+  plan_run_instances
+  printf '# user data (%d bytes)\n' "$(wc -c <"$work/user_data.sh")"
+  cat "$work/user_data.sh"
+  printf '\n# calls that would change something\n'
+  print_command aws s3api copy-object --bucket "$bucket" --key "$environment/system-state.json" --if-none-match '*'
+  print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/config.yaml"
+  print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json"
+  print_command "${run_instances[@]}"
+}
+
+report() {
+  local prefix="s3://$bucket/$environment/$run_id/"
+  log_info "run $run_id: instance $instance_id ($(setting instance_type)) is starting; results will be in $prefix"
+  log_info "follow it: invoke watch --env $environment    end it: invoke kill --env $environment"
+  if [[ $as_json == true ]]; then
+    # shellcheck disable=SC2016  # a jq program
+    jq -cn --arg run "$run_id" --arg id "$instance_id" --arg env "$environment" --arg prefix "$prefix" \
+      '{run_id: $run, instance_id: $id, environment: $env, s3_prefix: $prefix}'
+  fi
+}
+
+main() {
+  parse_arguments "$@"
+  trap on_exit EXIT
+  trap 'exit "$EXIT_TERMINATED"' TERM
+  trap 'exit "$EXIT_INTERRUPTED"' INT
+  require_tools aws jq
+  settings=$(load_settings "$environment" "${assignments[@]}")
+  environment=$(setting environment)
+  use_aws_settings "$settings"
+  require_conditional_writes
+  work=$(mktemp -d)
+  run_id=$(TZ=UTC printf '%(%Y-%m-%d-%H%M%S)T' -1)
+  prepare
+  if [[ $dry_run == true ]]; then
+    print_plan
+    return 0
+  fi
+  claim
+  claimed=true
+  log_info "run $run_id holds $environment"
+  put_run_file config.yaml application/yaml
+  put_run_file run.json application/json
+  start_instance
+  record_instance || log_warn "the instance's id could not be recorded; the instance does it as well"
+  report
+}
+
+main "$@"

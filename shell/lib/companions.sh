@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# What runs beside the phases on the instance: the log uploader, and the watch for a kill.
+[[ -n ${_CHRONOS_COMPANIONS:-} ]] && return 0
+readonly _CHRONOS_COMPANIONS=1
+
+_companions_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=state_helpers.sh
+source "$_companions_lib_dir/state_helpers.sh"
+
+readonly KILLED_BY_OPERATOR='killed by operator'
+
+# Uploads the log once. The tag lets a lifecycle rule delete logs wherever they lie. <file> <bucket> <key>
+upload_log() {
+  timeout 60 aws s3api put-object --bucket "$2" --key "$3" --body "$1" --content-type text/plain \
+    --tagging chronos-class=log >/dev/null
+}
+
+# Uploads the log whenever it has grown. A log is small, so its object is written whole: S3 has no append.
+# <file> <bucket> <key> <seconds between looks>
+upload_log_continuously() {
+  local size sent=-1 trouble
+  while true; do
+    size=$(stat -c %s "$1" 2>/dev/null) || size=$sent
+    if [[ $size != "$sent" ]]; then
+      if trouble=$(upload_log "$1" "$2" "$3" 2>&1); then
+        sent=$size
+      else
+        log_warn "log upload failed, next try in $4 s: ${trouble//$'\n'/ }"
+      fi
+    fi
+    sleep "$4"
+  done
+}
+
+# Prints why the run must stop, if it must: `killed`, or `lost` when the claim is not this run's any more. <bucket> <env> <run_id>
+reason_to_stop() {
+  local status
+  read_state "$1" "$2" 2>/dev/null && status=0 || status=$?
+  case $status in
+    "$EXIT_NO_SUCH_RUN") printf 'lost\n' ;;
+    0)
+      # shellcheck disable=SC2016  # a jq program
+      jq -r --arg run "$3" --arg killed "$KILLED_BY_OPERATOR" '
+        if .run_id != $run then "lost"
+        elif .status == "killed" or (.status == "failed" and .error_message == $killed) then "killed"
+        else "" end' <<<"$STATE_JSON"
+      ;;
+  esac
+}
+
+# Sends TERM to the bootstrap when its run has been killed or has lost its claim; writes the reason to a file first.
+# <bucket> <env> <run_id> <pid> <reason file> <seconds between looks>
+watch_for_kill() {
+  local reason
+  while sleep "$6"; do
+    reason=$(reason_to_stop "$1" "$2" "$3")
+    if [[ -n $reason ]]; then
+      printf '%s\n' "$reason" >"$5"
+      kill -TERM "$4" 2>/dev/null || true
+      return 0
+    fi
+  done
+}

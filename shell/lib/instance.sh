@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# What only the rented machine does: ask who it is (IMDSv2) and power itself off.
+#
+# Every path hangs from ${CHRONOS_ROOT}, as with DESTDIR; it is empty on EC2.
+# `shutdown` is called by name here and in the user data, nowhere else, and only after this machine has
+# shown that it is the one launched for this run.
+[[ -n ${_CHRONOS_INSTANCE:-} ]] && return 0
+readonly _CHRONOS_INSTANCE=1
+
+_instance_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=exit_codes.sh
+source "$_instance_lib_dir/exit_codes.sh"
+# shellcheck source=log.sh
+source "$_instance_lib_dir/log.sh"
+
+INSTANCE_ID=''
+_confirmed_run=''
+
+# Reads one path of the instance metadata service, version 2. <path below /latest/>
+imds_get() {
+  local endpoint=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} token
+  endpoint=${endpoint%/}
+  local -a bounded=(curl --silent --fail --connect-timeout 2 --max-time 5 --noproxy '*')
+  token=$("${bounded[@]}" -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$endpoint/latest/api/token") || return
+  "${bounded[@]}" -H "X-aws-ec2-metadata-token: $token" "$endpoint/latest/$1"
+}
+
+# Sets INSTANCE_ID if this machine is the EC2 instance of a run; says why not otherwise. <run_id>
+confirm_instance() {
+  local attempt run_tag
+  for ((attempt = 0; attempt < 5; attempt++)); do
+    if INSTANCE_ID=$(imds_get meta-data/instance-id) && [[ -n $INSTANCE_ID ]]; then break; fi
+    INSTANCE_ID=''
+    sleep "$attempt"
+  done
+  if [[ -z $INSTANCE_ID ]]; then
+    log_error "no EC2 metadata service (IMDSv2) answers: this is not an EC2 instance, nothing was done"
+    return "$EXIT_NOT_AN_INSTANCE"
+  fi
+  run_tag=$(imds_get meta-data/tags/instance/RunId) || run_tag=''
+  if [[ $run_tag != "$1" ]]; then
+    log_error "instance $INSTANCE_ID was not launched for run $1 (its RunId tag: '${run_tag:-none}'), nothing was done"
+    INSTANCE_ID=''
+    return "$EXIT_NOT_AN_INSTANCE"
+  fi
+  _confirmed_run=$1
+}
+
+# The only way to power off: refuses on a machine that has not been confirmed. [minutes from now, default: at once]
+power_off() {
+  local minutes=${1:-}
+  if [[ -z $_confirmed_run ]]; then
+    log_error "power-off refused: this machine is not confirmed to be a run's instance"
+    return "$EXIT_NOT_AN_INSTANCE"
+  fi
+  if [[ -n $minutes ]]; then
+    shutdown -P "+$minutes"
+  else
+    shutdown -P now
+  fi
+}

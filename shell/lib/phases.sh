@@ -1,0 +1,124 @@
+# shellcheck shell=bash
+# The work of the phases on the instance, one function each, and the timing of them.
+# Reads the CHRONOS_* variables of the user data; a function that fails has set `problem`.
+[[ -n ${_CHRONOS_PHASES:-} ]] && return 0
+readonly _CHRONOS_PHASES=1
+
+phase_times='[]'
+problem=''
+child_pid=''
+
+# Where things lie on the instance.
+home="${CHRONOS_ROOT:-}/opt/chronos"
+data="${CHRONOS_ROOT:-}/data"
+venv_python="$home/venv/bin/python3"
+# Our package comes from the scripts, everything else from the training environment alone.
+export PYTHONPATH="$home/scripts" PYTHONNOUSERSITE=1
+
+# Says what went wrong, for run.json and the log. <message…>
+fail() {
+  problem="$*"
+  log_error "$problem"
+  return "$EXIT_FAILED"
+}
+
+# Runs a program so that a signal is handled at once: in the background, waited for. <command…>
+run_waiting() {
+  local status=0
+  "$@" &
+  child_pid=$!
+  wait "$child_pid" || status=$?
+  child_pid=''
+  return "$status"
+}
+
+# Ends the program that `run_waiting` waits for, with a grace. <seconds>
+stop_child() {
+  local waited=0
+  [[ -n $child_pid ]] || return 0
+  kill -TERM "$child_pid" 2>/dev/null || return 0
+  while kill -0 "$child_pid" 2>/dev/null && ((waited < $1 * 5)); do
+    sleep 0.2
+    waited=$((waited + 1))
+  done
+  kill -KILL "$child_pid" 2>/dev/null || true
+}
+
+# Appends a phase to the timings. <name> <start, epoch seconds with fraction> <ok|failed>
+record_phase() {
+  local end=$EPOCHREALTIME
+  # shellcheck disable=SC2016  # a jq program
+  phase_times=$(jq -c --arg name "$1" --argjson start "${2/,/.}" --argjson stop "${end/,/.}" --arg outcome "$3" '
+    def iso: floor | todateiso8601;
+    . + [{name: $name, started_at: ($start | iso), ended_at: ($stop | iso),
+          seconds: (($stop - $start) * 1000 | round / 1000), outcome: $outcome}]' <<<"$phase_times")
+}
+
+phase_system_setup() {
+  require_instance_tools || return
+  mkdir -p "$home/venv" "$data/training-data" "$data/output/logs" || return
+  log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
+}
+
+require_instance_tools() {
+  local tool
+  for tool in aws jq curl tar gzip sha256sum; do
+    command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return
+  done
+}
+
+phase_venv_download() {
+  local key="cached-datasets/python-env/$CHRONOS_ENVIRONMENT_ARCHIVE" archive="$home/$CHRONOS_ENVIRONMENT_ARCHIVE"
+  run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$key" "$archive" \
+    || fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" || return
+  if ! printf '%s  %s\n' "$CHRONOS_ENVIRONMENT_SHA256" "$archive" | sha256sum --check --status; then
+    fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload"
+    return
+  fi
+  run_waiting tar -xzf "$archive" -C "$home/venv" \
+    || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return
+  rm -f "$archive"
+  "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
+    || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
+}
+
+phase_gpu_preflight() {
+  local report="$data/preflight.json" status=0
+  run_waiting "$venv_python" "$home/scripts/preflight_check.py" --accelerator "$CHRONOS_ACCELERATOR" \
+    --min-free-disk-gb "$CHRONOS_MIN_FREE_DISK_GB" --path "$data" --json >"$report" || status=$?
+  jq -r '.checks[] | "preflight: \(if .ok then "ok  " else "FAIL" end) \(.name): \(.detail)\(if .ok then "" else " -> \(.remedy)" end)"' \
+    "$report" >&2 || log_warn "preflight left no report"
+  put_run_file "$report" preflight.json application/json || log_warn "preflight.json could not be uploaded"
+  if ((status != 0)); then
+    fail "preflight: $(jq -r '[.checks[] | select(.ok | not) | "\(.name): \(.detail)"] | join("; ")' "$report" 2>/dev/null || echo "exit $status")"
+  fi
+}
+
+phase_data_sync() {
+  run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" "$data/config.yaml" \
+    || fail "the run's config.yaml could not be downloaded" || return
+  run_waiting "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
+    --prefix cached-datasets/training-data/ --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data" \
+    || fail "the training data could not be fetched; see the log"
+}
+
+phase_training() {
+  local status=0
+  run_waiting "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
+    --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" || status=$?
+  if ((status != 0)); then
+    problem=$(jq -r '.error // empty' "$data/output/training.json" 2>/dev/null) || true
+    fail "${problem:-training ended with exit code $status}" || return "$status"
+  fi
+}
+
+phase_results_sync() {
+  run_waiting "$venv_python" -m chronos_ec2.instance.results_sync --bucket "$CHRONOS_BUCKET" \
+    --prefix "$CHRONOS_ENV/$CHRONOS_RUN_ID/" --from "$data/output" || fail "the results could not be uploaded; see the log"
+}
+
+# Puts one file under the run's prefix. <file> <name> <content type>
+put_run_file() {
+  timeout 120 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "$CHRONOS_ENV/$CHRONOS_RUN_ID/$2" --body "$1" \
+    --content-type "$3" >/dev/null
+}

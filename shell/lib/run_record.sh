@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# run.json: the record of a run that outlives its state file. Written by the launch, completed here, once.
+[[ -n ${_CHRONOS_RUN_RECORD:-} ]] && return 0
+readonly _CHRONOS_RUN_RECORD=1
+
+_run_record_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=state_helpers.sh
+source "$_run_record_lib_dir/state_helpers.sh"
+
+# Merges changes into a run's record, unless the record has its end already.
+# <bucket> <env> <run_id> <json object of changes>
+update_run_record() {
+  local bucket=$1 key="$2/$3/run.json" changes=$4 file record etag race
+  file=$(mktemp) || return
+  for ((race = 0; race < 4; race++)); do
+    if ! retry_with_backoff 6 aws s3api get-object --bucket "$bucket" --key "$key" "$file"; then
+      rm -f "$file"
+      _report_aws_error "reading s3://$bucket/$key"
+      return
+    fi
+    etag=$(jq -r .ETag <<<"$AWS_OUTPUT")
+    if jq -e '.ended_at != null' "$file" >/dev/null 2>&1; then
+      rm -f "$file"
+      return 0
+    fi
+    # shellcheck disable=SC2016  # a jq program
+    if ! record=$(jq --argjson changes "$changes" '. * $changes' "$file"); then
+      rm -f "$file"
+      log_error "s3://$bucket/$key is not a JSON object; it is left as it is"
+      return "$EXIT_STATE_UNREADABLE"
+    fi
+    if retry_with_backoff 6 _put_record_if_match "$bucket" "$key" "$record" "$etag"; then
+      rm -f "$file"
+      return 0
+    fi
+    case $AWS_ERROR_CODE in PreconditionFailed | 412) ;; *) break ;; esac
+  done
+  rm -f "$file"
+  _report_aws_error "writing s3://$bucket/$key"
+}
+
+# <bucket> <key> <text> <etag>
+_put_record_if_match() {
+  local file status
+  file=$(mktemp) || return
+  printf '%s\n' "$3" >"$file"
+  aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json --if-match "$4" \
+    && status=0 || status=$?
+  rm -f "$file"
+  return "$status"
+}
+
+# Writes a run's end. <bucket> <env> <run_id> <outcome> <failed step or ''> <error or ''> <exit code or ''> [more json]
+finish_run_record() {
+  local more=${8:-'{}'} end
+  # shellcheck disable=SC2016  # a jq program
+  end=$(jq -cn --arg outcome "$4" --arg step "$5" --arg error "$6" --arg code "$7" --arg now "$(utc_now)" --argjson more "$more" '
+    def or_null: if . == "" then null else . end;
+    {ended_at: $now, outcome: $outcome, failed_step: ($step | or_null), error: ($error | or_null),
+     exit_code: ($code | if . == "" then null else tonumber end)} + $more') || return
+  update_run_record "$1" "$2" "$3" "$end"
+}

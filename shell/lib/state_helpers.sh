@@ -1,0 +1,293 @@
+# shellcheck shell=bash
+# The state file s3://BUCKET/ENV/system-state.json: read it, compare-and-swap it, delete it.
+#
+# A write stages the new body at a temporary key, checks it against the schema and publishes it with one
+# CopyObject that carries If-None-Match:* (create) or If-Match:ETag (update), so of many writers one wins.
+# python/chronos_ec2/state/store.py does the same; both read state_machine.json.
+#
+# Results of the last read or write stand in STATE_JSON and STATE_ETAG.
+# Return codes are those of exit_codes.sh. Sourced by the launch, kill and bootstrap scripts.
+[[ -n ${_CHRONOS_STATE_HELPERS:-} ]] && return 0
+readonly _CHRONOS_STATE_HELPERS=1
+
+_state_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=exit_codes.sh
+source "$_state_lib_dir/exit_codes.sh"
+# shellcheck source=log.sh
+source "$_state_lib_dir/log.sh"
+
+STATE_JSON=''
+STATE_ETAG=''
+AWS_ERROR_CODE=''
+AWS_OUTPUT=''
+readonly _STATE_RACES=6
+
+# The one table of transitions and fields. In the bucket's scripts/ it lies beside lib/, in the repository in python/.
+_state_table() {
+  local candidate
+  for candidate in "$_state_lib_dir/../chronos_ec2" "$_state_lib_dir/../../python/chronos_ec2"; do
+    if [[ -r $candidate/state/state_machine.json ]]; then
+      printf '%s\n' "$candidate/state/state_machine.json"
+      return 0
+    fi
+  done
+  log_error "state_machine.json is missing beside $_state_lib_dir"
+  return "$EXIT_TOOL_MISSING"
+}
+
+# Whether an AWS error code (empty: no answer at all) is worth another try. <code>
+_is_transient() {
+  case $1 in
+    '' | 409 | 500 | 502 | 503 | 504 | ConditionalRequestConflict | InternalError | InternalFailure | SlowDown) return 0 ;;
+    ServiceUnavailable | Unavailable | RequestTimeout | Throttling | ThrottlingException | RequestLimitExceeded) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+# Seconds to wait before try number $1 (from 0): full jitter under a doubling cap of 10 s.
+_backoff_seconds() {
+  local cap=$((200 << $1))
+  if ((cap > 10000)); then cap=10000; fi
+  local milliseconds=$((RANDOM * cap / 32768))
+  printf '%d.%03d\n' "$((milliseconds / 1000))" "$((milliseconds % 1000))"
+}
+
+# Runs an AWS call; transient failures again, with capped exponential backoff and full jitter.
+# <attempts> <command…>   Sets AWS_OUTPUT (its stdout) and AWS_ERROR_CODE; returns the command's own status.
+retry_with_backoff() {
+  local attempts=$1 attempt status errors
+  shift
+  errors=$(mktemp) || return "$EXIT_FAILED"
+  for ((attempt = 0; attempt < attempts; attempt++)); do
+    AWS_ERROR_CODE=''
+    if AWS_OUTPUT=$("$@" 2>"$errors"); then
+      rm -f "$errors"
+      return 0
+    else
+      status=$?
+    fi
+    AWS_ERROR_CODE=$(sed -n 's/.*An error occurred (\([A-Za-z0-9.]*\)).*/\1/p' "$errors" | head -n 1)
+    if ! _is_transient "$AWS_ERROR_CODE" || ((attempt == attempts - 1)); then
+      break
+    fi
+    sleep "$(_backoff_seconds "$attempt")"
+  done
+  AWS_ERROR_TEXT=$(tr -s '\n' ' ' <"$errors")
+  rm -f "$errors"
+  return "$status"
+}
+
+# Says what went wrong with the last AWS call. <what was tried>
+_report_aws_error() {
+  case $AWS_ERROR_CODE in
+    AccessDenied | 403 | AllAccessDisabled | Forbidden)
+      log_error "$1: S3 refused it; check the bucket policy and the role's permissions. $AWS_ERROR_TEXT"
+      return "$EXIT_S3_DENIED"
+      ;;
+    *)
+      log_error "$1: $AWS_ERROR_TEXT"
+      return "$EXIT_FAILED"
+      ;;
+  esac
+}
+
+# Checks a state body against the schema; says what is wrong. <json>
+validate_state() {
+  local table problems
+  table=$(_state_table) || return
+  if ! problems=$(jq -r --slurpfile table "$table" -f "$_state_lib_dir/state_schema.jq" <<<"$1" 2>&1); then
+    log_error "state file: cannot be checked: $problems"
+    return "$EXIT_STATE_UNREADABLE"
+  fi
+  if [[ -n $problems ]]; then
+    log_error "state file: ${problems//$'\n'/; }"
+    return "$EXIT_STATE_UNREADABLE"
+  fi
+}
+
+# Reads the state file into STATE_JSON and STATE_ETAG. <bucket> <env>
+# Returns 0; EXIT_NO_SUCH_RUN when there is none; EXIT_STATE_UNREADABLE; EXIT_S3_DENIED.
+read_state() {
+  local bucket=$1 environment=$2 body
+  STATE_JSON='' STATE_ETAG=''
+  body=$(mktemp) || return "$EXIT_FAILED"
+  if ! retry_with_backoff 6 aws s3api get-object --bucket "$bucket" --key "$environment/system-state.json" "$body"; then
+    rm -f "$body"
+    case $AWS_ERROR_CODE in NoSuchKey | 404) return "$EXIT_NO_SUCH_RUN" ;; esac
+    _report_aws_error "reading s3://$bucket/$environment/system-state.json"
+    return
+  fi
+  STATE_ETAG=$(jq -r .ETag <<<"$AWS_OUTPUT")
+  if ! STATE_JSON=$(jq -ce . "$body" 2>/dev/null) || [[ $STATE_JSON == *$'\n'* ]]; then
+    STATE_JSON=''
+    rm -f "$body"
+    log_error "s3://$bucket/$environment/system-state.json is not JSON"
+    return "$EXIT_STATE_UNREADABLE"
+  fi
+  rm -f "$body"
+  validate_state "$STATE_JSON"
+}
+
+# Publishes a body as the state file, by compare-and-swap. <bucket> <env> <json> <etag to match, or '' to create>
+# Returns 0 with STATE_JSON and STATE_ETAG set; EXIT_STATE_CONFLICT when another writer won.
+atomic_write_state() {
+  local bucket=$1 environment=$2 body=$3 expected=$4
+  local key="$environment/system-state.json" writer staged status
+  validate_state "$body" || return
+  writer=$(jq -r .control.writer <<<"$body")
+  staged="$key.tmp-$writer"
+  if ! retry_with_backoff 6 _put_text "$bucket" "$staged" "$body"; then
+    _report_aws_error "writing s3://$bucket/$staged"
+    return
+  fi
+  local -a condition=(--if-none-match '*')
+  if [[ -n $expected ]]; then condition=(--if-match "$expected"); fi
+  if retry_with_backoff 6 aws s3api copy-object --bucket "$bucket" --key "$key" \
+    --copy-source "$bucket/$staged" "${condition[@]}"; then
+    STATE_JSON=$body
+    STATE_ETAG=$(jq -r .CopyObjectResult.ETag <<<"$AWS_OUTPUT")
+    status=0
+  else
+    _settle_refused_write "$bucket" "$environment" "$writer" && status=0 || status=$?
+  fi
+  # What this leaves behind on failure, the bucket's owner sees as ENV/system-state.json.tmp-*; `invoke kill` drops it.
+  aws s3api delete-object --bucket "$bucket" --key "$staged" >/dev/null 2>&1 || true
+  return "$status"
+}
+
+# <bucket> <key> <text>
+_put_text() {
+  local file status
+  file=$(mktemp) || return
+  printf '%s\n' "$3" >"$file"
+  aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json && status=0 || status=$?
+  rm -f "$file"
+  return "$status"
+}
+
+# A refused or unanswered write may have landed: the writer nonce tells. <bucket> <env> <writer>
+_settle_refused_write() {
+  local code=$AWS_ERROR_CODE text=$AWS_ERROR_TEXT
+  if read_state "$1" "$2" && [[ $(jq -r .control.writer <<<"$STATE_JSON") == "$3" ]]; then
+    return 0
+  fi
+  case $code in
+    PreconditionFailed | 412 | NoSuchKey | 404) return "$EXIT_STATE_CONFLICT" ;;
+  esac
+  AWS_ERROR_CODE=$code AWS_ERROR_TEXT=$text
+  _report_aws_error "publishing s3://$1/$2/system-state.json"
+}
+
+# Prints the holder of an environment, if there is one. <bucket> <env>
+# Returns 0 when it is free; EXIT_HELD when a run holds it (STATE_JSON is the holder's).
+check_concurrent_run() {
+  local status
+  read_state "$1" "$2" && status=0 || status=$?
+  case $status in
+    0) ;;
+    "$EXIT_NO_SUCH_RUN") return 0 ;;
+    *) return "$status" ;;
+  esac
+  jq -r '"run \(.run_id) holds \(.environment): \(.status) at \(.current_step), since \(.timestamps.start), "
+    + "last heard of \(.timestamps.last_update), instance \(.instance_id // "not known yet")"' <<<"$STATE_JSON"
+  return "$EXIT_HELD"
+}
+
+# Whether the table allows a move; staying is allowed. <from> <to>
+is_allowed_transition() {
+  local table
+  table=$(_state_table) || return
+  jq -e --arg from "$1" --arg to "$2" \
+    '.transitions as $t | ($t | has($from)) and ($t | has($to)) and ($from == $to or ($t[$from] | index($to) != null))' \
+    "$table" >/dev/null
+}
+
+# Merges changes into the state last read, with a new revision and writer. <json object of changes>
+_next_state() {
+  local writer
+  writer=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n') || return
+  # shellcheck disable=SC2016  # a jq program
+  jq -c --argjson changes "$1" --arg now "$(utc_now)" --arg writer "$writer" \
+    '. * $changes | .timestamps.last_update = $now | .control.writer = $writer | .control.revision += 1' <<<"$STATE_JSON"
+}
+
+# Whether the state as last seen is this run's and may become a status. <run_id> <status>
+_known_state_allows() {
+  local from
+  [[ -n $STATE_JSON ]] || return 1
+  from=$(jq -r --arg run "$1" 'select(.run_id == $run) | .status' <<<"$STATE_JSON")
+  is_allowed_transition "$from" "$2"
+}
+
+# Says why the state just read may not become a status. <env> <run_id> <status>
+_require_move() {
+  local from
+  if [[ $(jq -r .run_id <<<"$STATE_JSON") != "$2" ]]; then
+    log_warn "the state file of $1 belongs to another run now"
+    return "$EXIT_NO_SUCH_RUN"
+  fi
+  from=$(jq -r .status <<<"$STATE_JSON")
+  if ! is_allowed_transition "$from" "$3"; then
+    log_error "status $from may not become $3; nothing was changed"
+    return "$EXIT_ILLEGAL_TRANSITION"
+  fi
+}
+
+# Moves a run to a status at a step, whoever else writes meanwhile.
+# <bucket> <env> <run_id> <status> <step> [json object of further changes]
+# Returns 0; EXIT_NO_SUCH_RUN (gone, or another run's); EXIT_ILLEGAL_TRANSITION; EXIT_STATE_CONFLICT; …
+transition_state() {
+  local bucket=$1 environment=$2 run_id=$3 status=$4 step=$5 more=${6:-'{}'}
+  local changes body race result
+  # shellcheck disable=SC2016  # a jq program
+  changes=$(jq -cn --arg status "$status" --arg step "$step" --argjson more "$more" \
+    '{status: $status, current_step: $step} + $more') || return
+  for ((race = 0; race < _STATE_RACES; race++)); do
+    # What this process wrote last is tried first: it saves a read, and the ETag catches any other writer.
+    if ((race > 0)) || ! _known_state_allows "$run_id" "$status"; then
+      read_state "$bucket" "$environment" || return
+      _require_move "$environment" "$run_id" "$status" || return
+    fi
+    body=$(_next_state "$changes") || return
+    atomic_write_state "$bucket" "$environment" "$body" "$STATE_ETAG" && result=0 || result=$?
+    if ((result != EXIT_STATE_CONFLICT)); then return "$result"; fi
+    sleep "$(_backoff_seconds "$race")"
+  done
+  log_error "other writers won $_STATE_RACES times in a row; try again"
+  return "$EXIT_STATE_CONFLICT"
+}
+
+# Deletes a run's state file; a file that is gone, or another run's, is left as it is. <bucket> <env> <run_id>
+delete_state() {
+  local bucket=$1 environment=$2 run_id=$3 race status
+  for ((race = 0; race < _STATE_RACES; race++)); do
+    read_state "$bucket" "$environment" && status=0 || status=$?
+    if ((status == EXIT_NO_SUCH_RUN)); then return 0; fi
+    if ((status != 0)); then return "$status"; fi
+    if [[ $(jq -r .run_id <<<"$STATE_JSON") != "$run_id" ]]; then return 0; fi
+    if delete_state_if_match "$bucket" "$environment" "$STATE_ETAG"; then return 0; fi
+    case $AWS_ERROR_CODE in PreconditionFailed | 412) ;; *) return "$EXIT_FAILED" ;; esac
+    sleep "$(_backoff_seconds "$race")"
+  done
+  return "$EXIT_STATE_CONFLICT"
+}
+
+# Deletes exactly the file that was seen. <bucket> <env> <etag>
+delete_state_if_match() {
+  retry_with_backoff 6 aws s3api delete-object --bucket "$1" --key "$2/system-state.json" --if-match "$3" && return 0
+  case $AWS_ERROR_CODE in NoSuchKey | 404) return 0 ;; esac
+  return 1
+}
+
+# Whether this AWS CLI knows the conditions that the protocol stands on; asks no server.
+require_conditional_writes() {
+  local skeleton
+  if ! skeleton=$(aws s3api copy-object --generate-cli-skeleton input 2>/dev/null); then
+    log_error "the aws command does not run; install AWS CLI 2.32 or newer"
+    return "$EXIT_TOOL_MISSING"
+  fi
+  if ! jq -e 'has("IfMatch") and has("IfNoneMatch")' <<<"$skeleton" >/dev/null; then
+    log_error "this AWS CLI does not know conditional CopyObject ($(aws --version 2>&1)); update it: the state file would not be safe"
+    return "$EXIT_TOOL_TOO_OLD"
+  fi
+}

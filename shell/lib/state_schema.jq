@@ -1,0 +1,32 @@
+# Prints what is wrong with a state file, nothing when it is right. Input: the state; $table: state_machine.json.
+
+def problems($where; $fields):
+  . as $body
+  | $fields
+  | to_entries[]
+  | .key as $name
+  | .value as $kinds
+  | if ($body | has($name) | not) then "\($where)\($name) is missing"
+    elif ($kinds | index($body[$name] | type)) == null then
+      "\($where)\($name) is \($body[$name] | type), expected \($kinds | join(" or "))"
+    else empty end;
+
+def nested_problems($table):
+  . as $body
+  | $table.nested_fields
+  | to_entries[]
+  | .key as $name
+  | .value as $fields
+  | $body[$name]
+  | problems("\($name)."; $fields);
+
+$table[0] as $table
+| if type != "object" then "expected an object, got \(type)"
+  else
+    [problems(""; $table.fields)]
+    + (if (.timestamps | type) == "object" and (.control | type) == "object" then [nested_problems($table)] else [] end)
+    + (.status? as $status
+       | if ($status | type) != "string" or ($table.transitions | has($status)) then []
+         else ["unknown status \($status)"] end)
+    | .[]
+  end

@@ -1,0 +1,132 @@
+# shellcheck shell=bash
+# What the two laptop scripts share: ending with a message, settings, credentials, exports, instances by tag.
+[[ -n ${_CHRONOS_WORKSTATION:-} ]] && return 0
+readonly _CHRONOS_WORKSTATION=1
+
+_workstation_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=run_record.sh
+source "$_workstation_lib_dir/run_record.sh"
+
+readonly TAG_PROJECT='Chronos-Training'
+readonly EXPORT_PREFIX='ChronosTraining'
+
+# The Python that has this project's packages: $CHRONOS_PYTHON, else the repository's, else python3.
+chronos_python() {
+  local repository="$_workstation_lib_dir/../.."
+  if [[ -n ${CHRONOS_PYTHON:-} ]]; then
+    printf '%s\n' "$CHRONOS_PYTHON"
+  elif [[ -x $repository/.venv/bin/python ]]; then
+    printf '%s\n' "$repository/.venv/bin/python"
+  else
+    command -v python3
+  fi
+}
+
+# Fails with a message when a program is missing. <program…>
+require_tools() {
+  local tool missing=()
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || missing+=("$tool")
+  done
+  if ((${#missing[@]} > 0)); then
+    log_error "not installed: ${missing[*]}; run ./invokew setup, or put them on PATH"
+    return "$EXIT_TOOL_MISSING"
+  fi
+}
+
+# Prints an environment's settings as JSON. <env or ''> [KEY=VALUE…]
+load_settings() {
+  local python environment=$1 item
+  shift
+  python=$(chronos_python) || return
+  local -a argv=("$python" -m chronos_ec2.workstation.settings)
+  if [[ -n $environment ]]; then argv+=(--env "$environment"); fi
+  for item in "$@"; do argv+=(--set "$item"); done
+  "${argv[@]}"
+}
+
+# Exports the region and profile of the settings. <settings json>
+use_aws_settings() {
+  local profile
+  AWS_DEFAULT_REGION=$(jq -r .region <<<"$1")
+  export AWS_DEFAULT_REGION AWS_REGION=$AWS_DEFAULT_REGION
+  profile=$(jq -r .aws_profile <<<"$1")
+  if [[ -n $profile ]]; then export AWS_PROFILE=$profile; fi
+  if [[ $(jq -r .embedded <<<"$1") == true && -z ${AWS_ENDPOINT_URL:-} ]]; then
+    log_error "this environment is the embedded AWS, and AWS_ENDPOINT_URL is not set: run invoke local.start, then eval \"\$(invoke local.env)\""
+    return "$EXIT_LOCAL_CLOUD_DOWN"
+  fi
+  export AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-3}
+}
+
+# Prints who the caller is (an ARN), or says that there are no credentials.
+require_credentials() {
+  if ! retry_with_backoff 3 aws sts get-caller-identity --output json; then
+    log_error "AWS has no usable credentials: run aws configure, or set AWS_PROFILE or the AWS_ACCESS_KEY_ID variables. $AWS_ERROR_TEXT"
+    return "$EXIT_NO_CREDENTIALS"
+  fi
+  jq -r .Arn <<<"$AWS_OUTPUT"
+}
+
+# Prints the stack's exports as one JSON object, names without the prefix.
+read_exports() {
+  local exports wanted
+  if ! retry_with_backoff 6 aws cloudformation list-exports --output json; then
+    _report_aws_error "listing the CloudFormation exports"
+    return
+  fi
+  # shellcheck disable=SC2016  # a jq program
+  exports=$(jq -c --arg prefix "$EXPORT_PREFIX-" \
+    '[.Exports[] | select(.Name | startswith($prefix)) | {key: (.Name | ltrimstr($prefix)), value: .Value}] | from_entries' \
+    <<<"$AWS_OUTPUT")
+  for wanted in BucketName SubnetIds SecurityGroupId InstanceProfileName; do
+    if ! jq -e --arg name "$wanted" 'has($name)' <<<"$exports" >/dev/null; then
+      log_error "CloudFormation export $EXPORT_PREFIX-$wanted is missing in $AWS_DEFAULT_REGION: run invoke deploy"
+      return "$EXIT_NOT_DEPLOYED"
+    fi
+  done
+  printf '%s\n' "$exports"
+}
+
+# Prints the live instances of an environment as a JSON array of {id, run_id, state}. <env> [run_id]
+live_instances() {
+  local -a filters=("Name=tag:Project,Values=$TAG_PROJECT" "Name=tag:Environment,Values=$1"
+    "Name=instance-state-name,Values=pending,running,stopping,stopped")
+  if [[ -n ${2:-} ]]; then filters+=("Name=tag:RunId,Values=$2"); fi
+  if ! retry_with_backoff 6 aws ec2 describe-instances --filters "${filters[@]}" --output json; then
+    _report_aws_error "looking for instances of $1"
+    return
+  fi
+  jq -c '[.Reservations[].Instances[]
+    | {id: .InstanceId, state: .State.Name, run_id: ((.Tags // []) | map(select(.Key == "RunId") | .Value) | first)}]' \
+    <<<"$AWS_OUTPUT"
+}
+
+# Prints what EC2 says of a run's instance: its state, `gone`, or `unknown` when EC2 cannot be asked.
+# <env> <run_id> <instance id or ''>
+instance_fate() {
+  local found id=$3
+  if [[ -z $id ]]; then
+    found=$(live_instances "$1" "$2") || {
+      printf 'unknown\n'
+      return 0
+    }
+    jq -r 'if length > 0 then .[0].state else "gone" end' <<<"$found"
+    return 0
+  fi
+  if ! retry_with_backoff 6 aws ec2 describe-instances --instance-ids "$id" --output json; then
+    case $AWS_ERROR_CODE in
+      InvalidInstanceID.NotFound) printf 'gone\n' ;;
+      *) printf 'unknown\n' ;;
+    esac
+    return 0
+  fi
+  jq -r '[.Reservations[].Instances[].State.Name] | if length == 0 or .[0] == "terminated" then "gone" else .[0] end' <<<"$AWS_OUTPUT"
+}
+
+# Prints a command as it could be typed. <argv…>
+print_command() {
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s\n' "${line% }"
+}

@@ -1,0 +1,400 @@
+"""The tasks: deploy, upload, launch, watch, kill, and what belongs to them. `invoke --list` explains each.
+
+Glue alone: a task reads the settings, builds a command with a pure function of `chronos_ec2.workstation`,
+prints it and runs it. Everything here can be done without Invoke.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from chronos_ec2.errors import ChronosError
+from chronos_ec2.workstation import commands, toolchain
+from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.settings import (
+    REPOSITORY,
+    Settings,
+    load_settings,
+    parse_assignments,
+    sibling_environments,
+)
+
+ENV = {"env": "environment of invoke.yaml; default: its default_environment"}
+SET = {"set_": "KEY=VALUE: a setting for this call only; may be given again"}
+RUN = {"run": "run id; default: the active run, else the newest"}
+JSON = {"json": "print JSON on stdout"}
+DRY = {"dry_run": "print what would be done, change nothing"}
+STATE_FOLDER = REPOSITORY / ".chronos"
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the project's errors into a line of text and an exit code of their own."""
+    try:
+        yield
+    except ChronosError as error:
+        raise Exit(f"{type(error).__name__}: {error}", code=int(error.exit_code)) from error
+
+
+def settings_of(env: str | None, assignments: list[str] | None = None) -> Settings:
+    """One environment's settings, flags over environment variables over the file."""
+    with clear_errors():
+        return load_settings(env, parse_assignments(assignments or []))
+
+
+def run(argv: list[str], settings: Settings | None = None) -> None:
+    """Run a command; a failure ends the task with the command's own exit code."""
+    with clear_errors():
+        env = commands.aws_environment(settings) if settings else commands.base_environment()
+        code = commands.run_command(argv, env=env)
+    if code:
+        raise Exit(code=code)
+
+
+# -- infrastructure -----------------------------------------------------------------------------------
+
+
+@task(help=ENV)
+def deploy(c: Context, env: str | None = None) -> None:
+    """Create or update the standing resources with `cdk deploy`. All of them are free."""
+    settings = settings_of(env)
+    with clear_errors():
+        flags = ("--method", "direct", "--require-approval", "never", "--progress", "events")
+        argv = commands.cdk_command(settings, sibling_environments(settings), "deploy", *flags)
+    run(argv, settings)
+
+
+@task(help={**ENV, "yes": "do not ask"})
+def destroy(c: Context, env: str | None = None, yes: bool = False) -> None:
+    """Delete the standing resources with `cdk destroy`. The bucket and what is in it stay."""
+    settings = settings_of(env)
+    with clear_errors():
+        force = ("--force",) if yes else ()
+        argv = commands.cdk_command(settings, sibling_environments(settings), "destroy", *force)
+    run(argv, settings)
+
+
+# -- what a run needs ---------------------------------------------------------------------------------
+
+
+@task(help={**ENV, "set_": SET["set_"]}, iterable=["set_"])
+def build_env(c: Context, env: str | None = None, set_: list[str] | None = None) -> None:
+    """Pack the training environment and its own interpreter into one archive, if something has changed."""
+    settings = settings_of(env, set_)
+    requirements = str(REPOSITORY / settings.environment_requirements)
+    output = str(environment_folder(settings))
+    run(
+        commands.module_command(
+            "workstation.environment_build", "--requirements", requirements, "--output", output
+        )
+    )
+
+
+def environment_folder(settings: Settings) -> Path:
+    """Where an environment's archive is built: one folder a requirements file."""
+    return STATE_FOLDER / "env" / Path(settings.environment_requirements).stem
+
+
+@task(help={"into": "folder for the Parquet files; default: .chronos/sample-data"})
+def sample_data(c: Context, into: str | None = None) -> None:
+    """Write the hourly weather of three New York airports as Parquet files to train on."""
+    run(commands.module_command("workstation.sample_data", into or str(STATE_FOLDER / "sample-data")))
+
+
+@task(help={**ENV, "data": "folder of your Parquet files (item_id, timestamp, target), checked first"})
+def upload(c: Context, env: str | None = None, data: str | None = None) -> None:
+    """Upload what has changed: scripts, the built training environment and, with --data, training data."""
+    from chronos_ec2.workstation import upload as uploads
+
+    settings = settings_of(env)
+    progress = uploads.terminal_progress(sys.stderr)
+    with clear_errors():
+        aws = Aws(settings)
+        done = []
+        if data:
+            shortest = settings.context_length + settings.prediction_length
+            done.append(
+                uploads.upload_data(
+                    aws.s3, aws.bucket, Path(data), shortest, out=sys.stderr, progress=progress
+                )
+            )
+        done.append(
+            uploads.upload_environment(aws.s3, aws.bucket, environment_folder(settings), progress=progress)
+        )
+        done.append(uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, progress=progress))
+    for summary in done:
+        print(summary, file=sys.stderr)
+
+
+# -- runs ---------------------------------------------------------------------------------------------
+
+
+@task(help={**ENV, **SET, **DRY, **JSON}, iterable=["set_"])
+def launch(
+    c: Context,
+    env: str | None = None,
+    set_: list[str] | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Start one training run on one EC2 instance and leave it to itself."""
+    settings = settings_of(env, set_)
+    flags = [flag for flag, wanted in (("--dry-run", dry_run), ("--json", json)) if wanted]
+    run(commands.script_command("launch_training.sh", settings.environment, set_ or [], *flags), settings)
+
+
+@task(
+    help={
+        **ENV,
+        **RUN,
+        **JSON,
+        "once": "show the run as it is now and end; default: follow it to its end",
+        "poll_seconds": "seconds between looks",
+    }
+)
+def watch(
+    c: Context,
+    env: str | None = None,
+    run: str | None = None,
+    once: bool = False,
+    json: bool = False,
+    poll_seconds: float = 2.0,
+) -> None:
+    """Follow the run to its end; the exit code is the run's own."""
+    from chronos_ec2.workstation.watch import watch as watch_run
+
+    settings = settings_of(env)
+    with clear_errors():
+        aws = Aws(settings)
+        code = watch_run(
+            aws.s3,
+            aws.ec2,
+            aws.bucket,
+            settings.environment,
+            out=sys.stdout,
+            run_id=run,
+            follow=not once,
+            as_json=json,
+            poll_seconds=poll_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+    if code:
+        raise Exit(code=int(code))
+
+
+@task(
+    help={
+        **ENV,
+        **DRY,
+        **JSON,
+        "yes": "do not ask",
+        "now": "do not wait for the instance to save what it has",
+    }
+)
+def kill(
+    c: Context,
+    env: str | None = None,
+    yes: bool = False,
+    now: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """End the run that holds the environment, gracefully first, then certainly; free the environment."""
+    settings = settings_of(env)
+    wanted = (("--yes", yes), ("--now", now), ("--dry-run", dry_run), ("--json", json))
+    flags = [flag for flag, given in wanted if given]
+    run(commands.script_command("kill_training.sh", settings.environment, (), *flags), settings)
+
+
+@task(help={**ENV, **JSON})
+def runs(c: Context, env: str | None = None, json: bool = False) -> None:
+    """List the runs of an environment with their outcomes, newest first."""
+    from chronos_ec2.workstation.runs import list_runs, print_runs
+
+    settings = settings_of(env)
+    with clear_errors():
+        aws = Aws(settings)
+        print_runs(list_runs(aws.s3, aws.bucket, settings.environment, ec2=aws.ec2), sys.stdout, as_json=json)
+
+
+@task(
+    help={
+        **ENV,
+        **RUN,
+        "follow": "go on until the run has ended",
+        "grep": "only lines that match this pattern",
+    }
+)
+def logs(
+    c: Context,
+    env: str | None = None,
+    run: str | None = None,
+    follow: bool = False,
+    grep: str | None = None,
+) -> None:
+    """Print a run's log, while it runs or after it is gone."""
+    from chronos_ec2.workstation.logs import show_logs
+
+    settings = settings_of(env)
+    with clear_errors():
+        aws = Aws(settings)
+        code = show_logs(
+            aws.s3,
+            aws.ec2,
+            aws.bucket,
+            settings.environment,
+            out=sys.stdout,
+            err=sys.stderr,
+            run_id=run,
+            follow=follow,
+            grep=grep,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+    if code:
+        raise Exit(code=int(code))
+
+
+@task(help={**ENV, **RUN, "into": "folder; the run's files go into a folder with its id in there"})
+def fetch(c: Context, env: str | None = None, run: str | None = None, into: str = "results") -> None:
+    """Download everything a run has left: model, metrics, forecasts, logs."""
+    from chronos_ec2.workstation.fetch import fetch as fetch_run
+
+    settings = settings_of(env)
+    with clear_errors():
+        aws = Aws(settings)
+        fetch_run(aws.s3, aws.bucket, settings.environment, into=Path(into), out=sys.stderr, run_id=run)
+
+
+@task(help={**ENV, **SET}, iterable=["set_"])
+def render(c: Context, env: str | None = None, set_: list[str] | None = None) -> None:
+    """Print the user data that a launch would send, with stand-ins for what only AWS knows; makes no call."""
+    from chronos_ec2.workstation.launch_files import example_user_data
+
+    with clear_errors():
+        print(example_user_data(settings_of(env, set_)), end="")
+
+
+# -- the embedded AWS ---------------------------------------------------------------------------------
+
+
+@task(name="start")
+def local_start(c: Context) -> None:
+    """Start the embedded AWS on this machine."""
+    run(commands.local_cloud_command("start"))
+
+
+@task(name="stop")
+def local_stop(c: Context) -> None:
+    """Stop the embedded AWS, its instances and everything it holds."""
+    run(commands.local_cloud_command("stop"))
+
+
+@task(name="status")
+def local_status(c: Context) -> None:
+    """Say whether the embedded AWS runs, and where."""
+    run(commands.local_cloud_command("status"))
+
+
+@task(name="env")
+def local_env(c: Context) -> None:
+    """Print the variables that point any AWS program at the embedded AWS: eval "$(invoke local.env)"."""
+    with clear_errors():
+        code = commands.run_command(commands.local_cloud_command("env"), echo=False)
+    if code:
+        raise Exit(code=code)
+
+
+# -- the whole of it ----------------------------------------------------------------------------------
+
+
+@task(help={"keep": "leave the embedded AWS running afterwards, to look around in it"})
+def demo(c: Context, keep: bool = False) -> None:
+    """Do the main job on the embedded AWS, from nothing to a trained model: the other tasks in a row."""
+    from chronos_ec2.workstation.summary import print_summary
+
+    env, data, results = "local", str(STATE_FOLDER / "sample-data"), REPOSITORY / "results"
+    local_start(c)
+    try:
+        deploy(c, env=env)
+        sample_data(c, into=data)
+        build_env(c, env=env)
+        upload(c, env=env, data=data)
+        launch(c, env=env)
+        watch(c, env=env)
+        fetch(c, env=env, into=str(results))
+        runs(c, env=env)
+    finally:
+        if not keep:
+            local_stop(c)
+    with clear_errors():
+        print_summary(max(path for path in results.iterdir() if path.is_dir()), sys.stdout)
+    if keep:
+        print(
+            '\nthe embedded AWS is up: eval "$(invoke local.env)", then aws s3 ls; invoke local.stop ends it'
+        )
+
+
+# -- the checks ---------------------------------------------------------------------------------------
+
+
+def shell_files() -> list[str]:
+    """Every Bash file that we wrote."""
+    folders = (REPOSITORY / "shell", REPOSITORY / "tests" / "bats")
+    found = [
+        path for folder in folders for path in folder.rglob("*") if path.suffix in (".sh", ".bash", ".bats")
+    ]
+    return [str(path.relative_to(REPOSITORY)) for path in sorted(found)] + ["invokew", ".ci/run"]
+
+
+@task(help={"fix": "format and mend what can be mended instead of complaining"})
+def lint(c: Context, fix: bool = False) -> None:
+    """Check the sources: shellcheck, shfmt, ruff, mypy."""
+    run(["shellcheck", *shell_files()])
+    run(["shfmt", "--write" if fix else "--diff", *shell_files()])
+    run(["ruff", "check", *(["--fix"] if fix else []), "."])
+    run(["ruff", "format", *([] if fix else ["--check"]), "."])
+    run(["mypy"])
+
+
+@task(help={"only": "a file or a folder of tests/bats; default: all"})
+def bats(c: Context, only: str = "tests/bats") -> None:
+    """Test the Bash scripts."""
+    with clear_errors():
+        program = str(toolchain.node_program("bats", "bats"))
+    run([program, "--print-output-on-failure", "--recursive", only])
+
+
+@task(help={"only": "a file or a folder; default: all"})
+def pytest(c: Context, only: str = "tests") -> None:
+    """Test the Python code, the CDK app, the embedded AWS and whole runs on it."""
+    run([sys.executable, "-m", "pytest", only])
+
+
+@task(name="test")
+def test_all(c: Context) -> None:
+    """Run every check and every test."""
+    lint(c)
+    bats(c)
+    pytest(c)
+
+
+@task
+def lock(c: Context) -> None:
+    """Write the lock files anew from requirements/*.in."""
+    run(commands.module_command("workstation.lock_files"))
+
+
+ns = Collection(
+    deploy, destroy, build_env, sample_data, upload, launch, watch, kill, runs, logs, fetch, render
+)
+for check in (demo, lint, bats, pytest, test_all, lock):
+    ns.add_task(check)  # type: ignore[arg-type]  # invoke types @task's result as a plain callable
+ns.add_collection(Collection("local", local_start, local_stop, local_status, local_env))
