@@ -91,8 +91,10 @@ start_companions() {
   upload_log_continuously "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
     "$CHRONOS_LOG_UPLOAD_SECONDS" &
   companion_pids+=($!)
+  disown "$!" # or Bash would print "Terminated" into the log when it is stopped
   watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
   companion_pids+=($!)
+  disown "$!"
 }
 
 stop_companions() {
@@ -121,6 +123,13 @@ move_state() {
 }
 
 phase_initialization() { require_conditional_writes; }
+
+# A kill refuses this script's next transition before the watch for it has looked: ask once more why this ends.
+note_stop_reason() {
+  if [[ ! -s $stop_reason_file ]]; then
+    reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
+  fi
+}
 
 # The run's outcome from the way this script ends. <exit status>
 outcome_of() {
@@ -197,6 +206,7 @@ on_exit() {
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))"
   stop_child "$CHRONOS_KILL_GRACE_SECONDS"
+  if ((status != 0)); then note_stop_reason; fi
   outcome=$(outcome_of "$status")
   error=$(explain_end "$status")
   if [[ $outcome != succeeded ]]; then rescue "$status" "$error"; fi

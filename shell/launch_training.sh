@@ -97,24 +97,50 @@ fetch_manifest() {
 
 digest_of() { sha256sum "$1" | cut -d' ' -f1; }
 
+# Runs functions side by side, each one's stdout into $work/<function>. When some fail, the first of them (in the
+# order given) explains itself on stderr and gives the return code. <function…>
+side_by_side() {
+  local job status
+  local -A pids=()
+  for job in "$@"; do
+    "$job" >"$work/$job" 2>"$work/$job.err" &
+    pids[$job]=$!
+  done
+  for job in "$@"; do
+    status=0
+    wait "${pids[$job]}" || status=$?
+    cat "$work/$job.err" >&2
+    if ((status != 0)); then
+      wait
+      return "$status"
+    fi
+  done
+}
+
+find_ami() {
+  local ami_id
+  ami_id=$(get_latest_ami) || return
+  describe_ami "$ami_id"
+}
+
+fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 'invoke upload'; }
+fetch_environment_manifest() { fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'; }
+fetch_data_manifest() { fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'; }
+
 # Gathers what the launch needs to know from AWS and writes the launch's files to $work.
 prepare() {
-  local caller ami_id ami subnet
-  caller=$(require_credentials)
-  exports=$(read_exports)
+  side_by_side require_credentials read_exports find_ami
+  exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
-  subnet=$(jq -r '.SubnetIds | split(",")[0]' <<<"$exports")
-  ami_id=$(get_latest_ami)
-  ami=$(describe_ami "$ami_id")
-  fetch_manifest scripts MANIFEST.sha256 'invoke upload'
-  fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'
-  fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'
+  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest
   # shellcheck disable=SC2016  # a jq program
-  jq -n --arg run_id "$run_id" --arg bucket "$bucket" --arg caller "$caller" --argjson ami "$ami" \
-    --arg subnet "$subnet" --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
+  jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" \
+    --slurpfile ami "$work/find_ami" --argjson exports "$exports" \
+    --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
     --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" '
-    {run_id: $run_id, bucket: $bucket, requested_by: $caller, ami: $ami, subnet_id: $subnet,
-     scripts_sha256: $scripts, dataset_sha256: $data, environment_archive: $env[0], dataset: $dataset[0]}' >"$work/facts.json"
+    {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
+     subnet_id: ($exports.SubnetIds | split(",")[0]), scripts_sha256: $scripts, dataset_sha256: $data,
+     environment_archive: $env[0], dataset: $dataset[0]}' >"$work/facts.json"
   write_launch_files
 }
 

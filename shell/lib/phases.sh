@@ -104,8 +104,10 @@ phase_data_sync() {
 
 phase_training() {
   local status=0
-  run_waiting "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
+  # The command of `trainer: command` finds the training environment's python first.
+  run_waiting env PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
     --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" || status=$?
+  forget_state # the wrapper has written it since
   if ((status != 0)); then
     problem=$(jq -r '.error // empty' "$data/output/training.json" 2>/dev/null) || true
     fail "${problem:-training ended with exit code $status}" || return "$status"

@@ -128,6 +128,9 @@ read_state() {
   validate_state "$STATE_JSON"
 }
 
+# Makes the next transition read the file first.
+forget_state() { STATE_JSON='' STATE_ETAG=''; }
+
 # Publishes a body as the state file, by compare-and-swap. <bucket> <env> <json> <etag to match, or '' to create>
 # Returns 0 with STATE_JSON and STATE_ETAG set; EXIT_STATE_CONFLICT when another writer won.
 atomic_write_state() {

@@ -54,6 +54,6 @@ def _quality(metrics: dict[str, Any]) -> list[str]:
         row = f"  {name:<5} model {metrics[name]:.4f}"
         if naive.get(name):
             better = 100 * (1 - metrics[name] / naive[name])
-            row += f"   seasonal naive {naive[name]:.4f}   {better:+.0f} % better"
+            row += f"   seasonal naive {naive[name]:.4f}   {better:.0f} % better"
         rows.append(row)
     return ["error on the held-out window (lower is better)", *rows] if rows else []

@@ -1,0 +1,86 @@
+"""Who an instance is: a role that reads shared inputs, writes its environments' results and can end it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+INSTANCE_PROFILE_NAME = "ChronosTrainingInstanceProfile"
+PROJECT_TAG_VALUE = "Chronos-Training"
+
+
+class InstanceIdentity(Construct):
+    """The role of a training instance and the profile that carries it.
+
+    No statement allows tagging EC2 resources: an instance that could put the project's tag on another machine
+    could then terminate it.
+
+    Attributes:
+        instance_profile: The profile, under a name that launches can rely on.
+    """
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, bucket: s3.IBucket, environments: Sequence[str]
+    ) -> None:
+        super().__init__(scope, construct_id)
+        policy = iam.PolicyDocument(
+            statements=[
+                *_s3_statements(bucket, environments),
+                *_ec2_statements(Stack.of(self)),
+            ]
+        )
+        self._role = iam.Role(
+            self,
+            "Role",
+            description="Chronos training instances",
+            assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
+            inline_policies={"ChronosTraining": policy},
+        )
+        self.instance_profile = iam.InstanceProfile(
+            self, "InstanceProfile", instance_profile_name=INSTANCE_PROFILE_NAME, role=self._role
+        )
+
+
+def _s3_statements(bucket: s3.IBucket, environments: Sequence[str]) -> list[iam.PolicyStatement]:
+    writable = [bucket.arn_for_objects(f"{prefix}/*") for prefix in (*environments, "logs")]
+    return [
+        # Without a condition on the prefix: S3 answers "not found" for a missing key only to those who may
+        # list, and "access denied" to all others, and the state protocol has to tell the two apart.
+        iam.PolicyStatement(sid="S3ListBucket", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
+        iam.PolicyStatement(
+            sid="S3ReadAccess",
+            actions=["s3:GetObject"],
+            resources=[bucket.arn_for_objects("cached-datasets/*")],
+        ),
+        # The tagging actions: uploads say what they are by a tag (see storage.py), and a copy carries tags.
+        iam.PolicyStatement(
+            sid="S3WriteAccess",
+            actions=[
+                "s3:GetObject",
+                "s3:PutObject",
+                "s3:DeleteObject",
+                "s3:GetObjectTagging",
+                "s3:PutObjectTagging",
+                "s3:AbortMultipartUpload",
+            ],
+            resources=writable,
+        ),
+    ]
+
+
+def _ec2_statements(stack: Stack) -> list[iam.PolicyStatement]:
+    instances = stack.format_arn(service="ec2", resource="instance", resource_name="*")
+    return [
+        iam.PolicyStatement(
+            sid="EC2SelfManagement",
+            actions=["ec2:TerminateInstances"],
+            resources=[instances],
+            conditions={"StringEquals": {"ec2:ResourceTag/Project": PROJECT_TAG_VALUE}},
+        ),
+        # DescribeInstances knows no resources: a tag condition here would deny it altogether.
+        iam.PolicyStatement(sid="EC2Describe", actions=["ec2:DescribeInstances"], resources=["*"]),
+    ]

@@ -1,0 +1,114 @@
+"""Where the training's lines go: on to our own output, into the log, and what they say into the record."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from chronos_ec2.instance.metric_lines import Event, parse_line
+from chronos_ec2.instance.training_record import TrainingRecord, plain, write_json_atomically
+
+_SAVE_EVERY_SECONDS: Final = 1.0
+_FILE_DESCRIPTORS: Final = {"stdout": 1, "stderr": 2}
+
+
+class Collector:
+    """Takes lines from two threads.
+
+    A place that cannot be written (a closed pipe, a full disk) is left out from then on, and said once;
+    the training goes on.
+
+    Args:
+        output: the run's output folder; `metrics.jsonl`, `training.json` and `logs/` lie in it.
+        record: gathers the events.
+        log: takes one line of talk.
+        monotonic: seconds, to write `training.json` not more than once a second.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        record: TrainingRecord,
+        log: Callable[[str], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._output = output
+        self._record = record
+        self._log = log
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._saved_at = monotonic()
+        self._concluded = False
+        self._muted: set[str] = set()
+        self._last_words: deque[str] = deque(maxlen=1)
+        (output / "logs").mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, BinaryIO] = {
+            name: (output / name).open("ab", buffering=0) for name in ("logs/training.log", "metrics.jsonl")
+        }
+
+    def take(self, stream: str, lines: list[str]) -> None:
+        """Take what came on `stream`, "stdout" or "stderr"."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        self._write(stream, text)
+        with self._lock:
+            if self._concluded:
+                return
+            self._write("logs/training.log", text)
+            if stream == "stderr":
+                self._last_words.extend(line for line in lines if line.strip())
+            events = [event for line in lines if (event := parse_line(line)) is not None]
+            if events:
+                self._keep(events)
+
+    @property
+    def last_words(self) -> str:
+        """The last line on stderr that was not blank."""
+        return self._last_words[-1].strip()[:500] if self._last_words else ""
+
+    def save(self, document: dict[str, object]) -> None:
+        """Write `training.json`."""
+        try:
+            write_json_atomically(self._output / "training.json", document)
+        except OSError as error:
+            self._log(f"training.json cannot be written: {error}")
+
+    def conclude(self, document: dict[str, object]) -> None:
+        """Write the last `training.json`; what still comes on a stream is not collected any more."""
+        with self._lock:
+            self.save(document)
+            for file in self._files.values():
+                file.close()
+            self._concluded = True
+
+    def _keep(self, events: list[Event]) -> None:
+        worth_saving = False
+        rows = []
+        for event in events:
+            worth_saving = self._record.observe(event) or worth_saving
+            rows.append(json.dumps(plain(event), allow_nan=False) + "\n")
+        self._write("metrics.jsonl", "".join(rows).encode())
+        now = self._monotonic()
+        if worth_saving and now - self._saved_at >= _SAVE_EVERY_SECONDS:
+            self._saved_at = now
+            self.save(self._record.document("running"))
+
+    def _write(self, place: str, data: bytes) -> None:
+        if place in self._muted:
+            return
+        try:
+            view = memoryview(data)
+            while view:
+                if place in self._files:
+                    written = self._files[place].write(view)
+                else:
+                    written = os.write(_FILE_DESCRIPTORS[place], view)
+                view = view[written or 0 :]
+        except OSError as error:
+            self._muted.add(place)
+            self._log(f"{place} takes no more, training goes on: {error}")

@@ -1,0 +1,135 @@
+"""How good a forecast is: WQL and MASE, and the seasonal-naive forecast that a model must beat.
+
+The definitions are those of GluonTS (`gluonts.ev.metrics`: MeanWeightedSumQuantileLoss at 0.1, ..., 0.9 and
+MASE of the median), which the Chronos papers and their evaluation script report, so figures compare. A
+target that is NaN was not observed and counts nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+QUANTILE_LEVELS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MEDIAN: Final = QUANTILE_LEVELS.index(0.5)
+
+_HOUR: Final = 3600
+_DAY: Final = 24 * _HOUR
+_CALENDAR_SEASONS: Final = ((1, 1, 7), (28, 31, 12), (90, 92, 4))
+
+
+def weighted_quantile_loss(target: ArrayLike, forecast: ArrayLike) -> float:
+    """WQL: the mean over the levels of `2 * sum(pinball) / sum(|target|)`, sums over all series and times.
+
+    Args:
+        target: what happened, shape [series, horizon]; NaN where it is not known.
+        forecast: the quantiles at `QUANTILE_LEVELS`, shape [series, horizon, 9].
+
+    Returns:
+        The loss; NaN when nothing was observed or every observed target is 0.
+    """
+    actual = np.asarray(target, dtype=np.float64)
+    seen = ~np.isnan(actual)
+    total = float(np.abs(actual[seen]).sum())
+    if total == 0.0:
+        return float("nan")
+    levels = np.asarray(QUANTILE_LEVELS)
+    error = actual[seen][:, None] - np.asarray(forecast, dtype=np.float64)[seen]
+    pinball = np.maximum(levels * error, (levels - 1.0) * error)
+    return float(np.mean(2.0 * pinball.sum(axis=0) / total))
+
+
+def seasonal_error(past: ArrayLike, season_length: int) -> float:
+    """The in-sample error of the seasonal-naive forecast: mean |y[t] - y[t - m]| over one series' past.
+
+    As in GluonTS, m is 1 when the past is no longer than a season.
+
+    Args:
+        past: the series before the held-out window, shape [time]; NaN where it is not known.
+        season_length: m, in steps.
+
+    Returns:
+        The error; NaN when no two observed values lie a season apart.
+    """
+    values = np.asarray(past, dtype=np.float64)
+    lag = season_length if season_length < len(values) else 1
+    differences = np.abs(values[lag:] - values[:-lag])
+    seen = differences[~np.isnan(differences)]
+    return float(seen.mean()) if seen.size else float("nan")
+
+
+def mean_absolute_scaled_error(target: ArrayLike, median: ArrayLike, scale: ArrayLike) -> float:
+    """MASE: the mean over every observed value of `|target - median| / scale of its series`.
+
+    A series whose scale is 0 or unknown (its past never changed from season to season) has no scaled error
+    and is left out.
+
+    Args:
+        target: what happened, shape [series, horizon]; NaN where it is not known.
+        median: the forecast's median, same shape.
+        scale: `seasonal_error` of each series, shape [series].
+
+    Returns:
+        The error: below 1 beats the past error of the seasonal-naive forecast. NaN when no series counts.
+    """
+    factor = np.asarray(scale, dtype=np.float64)
+    usable = np.isfinite(factor) & (factor > 0)
+    error = np.abs(np.asarray(target, dtype=np.float64) - np.asarray(median, dtype=np.float64))
+    scaled = error[usable] / factor[usable][:, None]
+    seen = scaled[~np.isnan(scaled)]
+    return float(seen.mean()) if seen.size else float("nan")
+
+
+def seasonal_naive(past: ArrayLike, horizon: int, season_length: int) -> Floats:
+    """Say again what was one season ago: `y[T + h] = y[T + h - k * m]`, the newest known value of that phase.
+
+    A value that is missing one season back is taken from the season before it; a phase that was never
+    observed, or a past shorter than a season, gets the last known value.
+
+    Args:
+        past: the series before the forecast, shape [time]; NaN where it is not known.
+        horizon: how many steps to forecast.
+        season_length: m, in steps.
+
+    Returns:
+        The forecast, shape [horizon]; NaN when nothing of the past is known.
+    """
+    values = np.asarray(past, dtype=np.float64)
+    known = values[~np.isnan(values)]
+    last_known = known[-1] if known.size else np.nan
+    whole = len(values) // season_length
+    if whole == 0:
+        return np.full(horizon, last_known)
+    seasons = values[len(values) - whole * season_length :].reshape(whole, season_length)
+    phase = seasons[-1].copy()
+    for older in seasons[-2::-1]:
+        if not np.isnan(phase).any():
+            break
+        phase = np.where(np.isnan(phase), older, phase)
+    return np.resize(np.where(np.isnan(phase), last_known, phase), horizon)
+
+
+def season_from_spacing(seconds: float) -> int:
+    """The usual season for a spacing: a day for anything shorter, a week for days, a year for months.
+
+    Hourly gives 24, half-hourly 48, daily 7, monthly 12, quarterly 4; below a minute the season is the hour
+    (as GluonTS has it); a spacing that divides none of them gives 1, no season.
+
+    Args:
+        seconds: the time from one value to the next.
+    """
+    if seconds <= 0:
+        return 1
+    if seconds < _DAY:
+        span = _DAY if seconds >= 60 else _HOUR
+        steps = span / seconds
+        return int(steps) if steps.is_integer() else 1
+    days = seconds / _DAY
+    for shortest, longest, season in _CALENDAR_SEASONS:
+        if shortest <= days <= longest:
+            return season
+    return 1

@@ -1,0 +1,188 @@
+"""Upload a run's results, checked, in parallel, `training.json` last.
+
+usage: python -m chronos_ec2.instance.results_sync --bucket B --prefix ENV/RUN_ID/ --from DIR [--threads N]
+
+Everything below DIR is uploaded under the same relative name, except temporary files (`.tmp*`), symbolic
+links and all but the newest two of `checkpoints/checkpoint-N`. S3 checks the SHA-256 of what it receives;
+afterwards each object's size is compared. A file that fails does not keep the others back. Talk goes to
+stderr.
+
+Exit: 0 all uploaded; 1 at least one file failed (all are named); 2 usage; 15 S3 refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chronos_ec2.errors import ChronosError, StorageDenied
+from chronos_ec2.instance.storage import explain, make_client
+
+THREADS: Final = 8
+KEPT_CHECKPOINTS: Final = 2
+LAST: Final = "training.json"
+_ATTEMPTS: Final = 3
+_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
+_TRANSFER: Final = TransferConfig(max_concurrency=4)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadReport:
+    """What an upload did; `failures` says per file what went wrong, `denied` whether S3 refused one."""
+
+    files: int
+    bytes: int
+    seconds: float
+    failures: tuple[str, ...]
+    denied: bool
+
+
+def choose_files(source: Path) -> list[PurePosixPath]:
+    """The results below a folder, as relative names, `training.json` at the end."""
+    old = _old_checkpoints(source)
+    chosen = []
+    for path in sorted(source.rglob("*")):
+        name = PurePosixPath(path.relative_to(source))
+        if path.is_symlink() or not path.is_file():
+            continue
+        if any(part.startswith(".tmp") for part in name.parts) or old.intersection(name.parents):
+            continue
+        chosen.append(name)
+    return sorted(chosen, key=lambda name: (str(name) == LAST, name))
+
+
+def _old_checkpoints(source: Path) -> set[PurePosixPath]:
+    numbered = []
+    for path in (source / "checkpoints").glob("checkpoint-*"):
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match:
+            numbered.append((int(match.group(1)), PurePosixPath(path.relative_to(source))))
+    return {name for _, name in sorted(numbered)[:-KEPT_CHECKPOINTS]}
+
+
+class ResultsSync:
+    """Uploads one folder under one prefix.
+
+    Args:
+        client: a boto3 S3 client.
+        bucket, prefix: where to; the prefix ends in a slash.
+        source: the output folder.
+        sleep: seconds between two tries of a file.
+    """
+
+    def __init__(
+        self, client: Any, bucket: str, prefix: str, source: Path, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._source = source
+        self._sleep = sleep
+
+    def run(self, threads: int = THREADS) -> UploadReport:
+        """Upload everything; what fails is in the report."""
+        started = time.monotonic()
+        names = choose_files(self._source)
+        first = [name for name in names if str(name) != LAST]
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(self._upload_or_explain, first))
+        results += [self._upload_or_explain(name) for name in names[len(first) :]]
+        sizes = [result for result in results if isinstance(result, int)]
+        errors = [result for result in results if isinstance(result, ChronosError)]
+        return UploadReport(
+            files=len(sizes),
+            bytes=sum(sizes),
+            seconds=time.monotonic() - started,
+            failures=tuple(str(error) for error in errors),
+            denied=any(isinstance(error, StorageDenied) for error in errors),
+        )
+
+    def _upload_or_explain(self, name: PurePosixPath) -> int | ChronosError:
+        problem: ChronosError = ChronosError(f"{name}: not tried")
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._sleep(0.5 * 2.0**attempt)
+            try:
+                return self._upload(name)
+            except (ClientError, BotoCoreError) as error:
+                problem = explain(error, f"uploading {name}")
+            except Boto3Error as error:
+                # upload_file wraps a ClientError in its own kind
+                cause = error.__context__
+                if isinstance(cause, ClientError | BotoCoreError):
+                    problem = explain(cause, f"uploading {name}")
+                else:
+                    problem = ChronosError(f"uploading {name} failed: {error}")
+            except OSError as error:
+                problem = ChronosError(f"reading {name} failed: {error.strerror or error}")
+            except ChronosError as error:
+                problem = error
+            if isinstance(problem, StorageDenied):
+                break
+        return problem
+
+    def _upload(self, name: PurePosixPath) -> int:
+        path, key = self._source / name, f"{self._prefix}{name}"
+        size = path.stat().st_size
+        extra = {"ChecksumAlgorithm": "SHA256"}
+        self._client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
+        stored = int(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
+        if stored != size:
+            raise ChronosError(f"{name}: {stored} bytes arrived of {size}; is something still writing to it?")
+        return size
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="results_sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bucket", required=True)
+    parser.add_argument("--prefix", required=True, help="ENV/RUN_ID/")
+    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--threads", type=int, default=THREADS, metavar="N")
+    given = parser.parse_args(argv)
+    given.prefix = given.prefix.strip("/") + "/"
+    if given.prefix == "/":
+        parser.error("--prefix: the bucket's root is no place for a run's results")
+    if not 1 <= given.threads <= 64:
+        parser.error("--threads: expected 1 to 64")
+    if not given.source.is_dir():
+        parser.error(f"--from: {given.source} is not a folder")
+    return given
+
+
+def main(argv: Sequence[str]) -> int:
+    """Upload what `argv` describes and return the exit status."""
+    given = _parse(argv)
+    try:
+        client = make_client(connections=given.threads * 4)
+        report = ResultsSync(client, given.bucket, given.prefix, given.source).run(given.threads)
+    except (BotoCoreError, OSError) as error:
+        print(f"results_sync: {error}", file=sys.stderr)
+        return 1
+    for failure in report.failures:
+        print(f"results_sync: {failure}", file=sys.stderr)
+    print(
+        f"results_sync: {report.files} files, {report.bytes} bytes in {report.seconds:.2f} s to "
+        f"s3://{given.bucket}/{given.prefix}"
+        + (f"; {len(report.failures)} files FAILED" if report.failures else ""),
+        file=sys.stderr,
+    )
+    if report.denied:
+        return StorageDenied.exit_code
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

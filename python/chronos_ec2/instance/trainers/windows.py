@@ -1,0 +1,92 @@
+"""Cut series into windows: context to learn from, target to forecast.
+
+The last `horizon` values of every series are held out: no training window, context or target, reaches them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chronos_ec2.errors import DataInvalid
+from chronos_ec2.instance.metrics import seasonal_error, seasonal_naive
+from chronos_ec2.instance.series import SeriesSet
+
+Floats32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows to train on or to score."""
+
+    context: Floats32
+    """Shape [windows, context]; gaps filled with the value before them."""
+    target: Floats32
+    """Shape [windows, horizon]; NaN where a value is missing."""
+
+
+class Windows:
+    """The windows of a set of series.
+
+    Args:
+        series: the data; every series has at least `context + 2 * horizon` rows.
+        context: values a window shows.
+        horizon: values a window asks for.
+
+    Raises:
+        DataInvalid: no window has a known value both in its context and in its target.
+    """
+
+    def __init__(self, series: SeriesSet, context: int, horizon: int) -> None:
+        self._series = series
+        self._context = np.arange(context)
+        self._target = np.arange(context, context + horizon)
+        self._starts = self._usable_starts()
+        if not self._starts.size:
+            raise DataInvalid("every training window is empty: too many targets are missing (NaN)")
+
+    def _usable_starts(self) -> NDArray[np.int64]:
+        context, horizon = len(self._context), len(self._target)
+        known = np.concatenate([[0], np.cumsum(~np.isnan(self._series.values))])
+        offsets = self._series.offsets
+        last = offsets[1:] - 2 * horizon - context
+        starts = np.concatenate([np.arange(a, b + 1) for a, b in zip(offsets[:-1], last, strict=True)])
+        middle = starts + context
+        usable = (known[middle] > known[starts]) & (known[middle + horizon] > known[middle])
+        return np.asarray(starts[usable], dtype=np.int64)
+
+    def draw(self, seed: int, step: int, size: int) -> Batch:
+        """Draw the batch of a step: the same for the same seed and step, whatever was drawn before."""
+        chosen = np.random.default_rng([seed, step]).integers(0, len(self._starts), size)
+        return self._cut(self._starts[chosen])
+
+    def held_out(self) -> Batch:
+        """The last window of every series, in the order of the series."""
+        return self._cut(self._series.offsets[1:] - len(self._context) - len(self._target))
+
+    def held_out_times(self) -> NDArray[np.int64]:
+        """The times of the held-out targets in microseconds, shape [series, horizon]."""
+        first = self._series.offsets[1:] - len(self._target)
+        return np.asarray(self._series.times[first[:, None] + np.arange(len(self._target))], dtype=np.int64)
+
+    def baseline(self, season_length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the seasonal-naive forecast says, and the scale for MASE.
+
+        Returns:
+            The forecast of the held-out window, shape [series, horizon], and `seasonal_error` of each
+            series' past, shape [series].
+        """
+        horizon = len(self._target)
+        offsets = self._series.offsets
+        pasts = [self._series.values[a : b - horizon] for a, b in pairwise(offsets)]
+        naive = np.stack([seasonal_naive(past, horizon, season_length) for past in pasts])
+        return naive, np.array([seasonal_error(past, season_length) for past in pasts])
+
+    def _cut(self, starts: NDArray[np.int64]) -> Batch:
+        return Batch(
+            context=self._series.filled[starts[:, None] + self._context],
+            target=self._series.values[starts[:, None] + self._target],
+        )

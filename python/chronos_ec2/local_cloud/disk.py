@@ -1,0 +1,60 @@
+"""A guest's disk: one private folder, laid out as cloud-init leaves a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+_CLOUD: Final = "var/lib/cloud"
+
+
+def make_disk(disk: Path, user_data: bytes) -> None:
+    """Make the folder, with the user data where cloud-init keeps it."""
+    instance_folder = disk / _CLOUD / "instance"
+    for folder in (disk / "root", disk / "tmp", disk / "run", instance_folder / "scripts"):
+        folder.mkdir(parents=True)
+    (disk / _CLOUD / "scripts" / "per-boot").mkdir(parents=True)
+    disk.chmod(0o700)
+    raw = instance_folder / "user-data.txt"
+    raw.write_bytes(user_data)
+    raw.chmod(0o600)
+    if user_data.startswith(b"#!"):
+        script = instance_folder / "scripts" / "part-001"
+        script.write_bytes(user_data)
+        script.chmod(0o700)
+
+
+def user_data_command(disk: Path) -> list[str]:
+    """What the first boot runs: the user data when it is a #! script."""
+    script = disk / _CLOUD / "instance" / "scripts" / "part-001"
+    return [str(script)] if script.exists() else []
+
+
+def per_boot_command(disk: Path) -> list[str]:
+    """As cloud-init does after a reboot: user data does not run again, per-boot scripts do, in order."""
+    folder = disk / _CLOUD / "scripts" / "per-boot"
+    scripts = sorted(str(path) for path in folder.glob("*") if os.access(path, os.X_OK))
+    return ["/bin/sh", "-c", 'for script; do "$script"; done', "per-boot", *scripts] if scripts else []
+
+
+def wipe_disk(disk: Path) -> None:
+    """Delete a guest's folder, read-only parts included."""
+
+    def allow_and_retry(function: Any, path: str, _problem: Any) -> None:
+        Path(path).parent.chmod(0o700)
+        if not os.path.islink(path):
+            os.chmod(path, 0o700)
+        if function in (os.scandir, os.open, os.lstat, os.listdir):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            function(path)
+
+    if not disk.exists():
+        return
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(disk, onexc=allow_and_retry)
+    else:
+        shutil.rmtree(disk, onerror=allow_and_retry)

@@ -1,0 +1,211 @@
+"""What a hypervisor does: powers guests on and off, and tells EC2 how they ended.
+
+It is hooked around moto's instance, so it acts in the very call that changes an instance:
+RunInstances and StartInstances power a guest on, StopInstances and TerminateInstances press its power button,
+RebootInstances does both. A guest that powers itself off ends as InstanceInitiatedShutdownBehavior says; one
+whose script merely ends keeps running, and billing, as on EC2.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
+
+from chronos_ec2.local_cloud import supervisor
+from chronos_ec2.local_cloud.gaps import around
+from chronos_ec2.local_cloud.disk import wipe_disk
+from chronos_ec2.local_cloud.guest import Guest, Hardware
+from chronos_ec2.local_cloud.home import Home
+
+KEPT_CONSOLES: Final = 50
+_LOG = logging.getLogger(__name__)
+_GUEST_SHUTDOWN: Final = ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown")
+_HOST_FAILURE: Final = ("Server.InternalError", "The instance host could not run the guest")
+
+
+@dataclass(frozen=True, slots=True)
+class Originals:
+    """moto's own transitions, which end what the host begins."""
+
+    terminate: Callable[[Any], Any]
+    stop: Callable[[Any], Any]
+
+
+class InstanceHost:
+    """All guests of one embedded AWS."""
+
+    def __init__(self, home: Home, hardware: Hardware, originals: Originals) -> None:
+        self._home = home
+        self._hardware = hardware
+        self._originals = originals
+        self._lock = threading.RLock()
+        self._guests: dict[str, Guest] = {}
+        self._then: dict[str, Callable[[Guest], None]] = {}
+        self._closing = False
+        for folder in (home.disks, home.consoles):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def power_on(self, instance: Any) -> None:
+        """Boot an instance: the first time its user data, later its per-boot scripts."""
+        with self._lock:
+            if self._closing or instance.id in self._guests:
+                return
+            console = self._home.consoles / f"{instance.id}.log"
+            try:
+                guest = Guest(instance, self._home.disks / instance.id, console, self._hardware)
+            except OSError:
+                _LOG.exception("cannot boot %s", instance.id)
+                self._terminated(instance, _HOST_FAILURE)
+                return
+            self._guests[instance.id] = guest
+        threading.Thread(target=self._watch, args=(guest,), daemon=True, name=instance.id).start()
+
+    def terminate(self, instance: Any) -> Any:
+        """TerminateInstances: shutting-down at once, terminated when nothing is left of the guest."""
+        before = copy.copy(instance._state)
+        if instance.state in ("shutting-down", "terminated"):
+            return before
+        with self._lock:
+            _set_state(instance, "shutting-down", 32)
+            guest = self._guests.get(instance.id)
+            if guest is not None:
+                self._then[instance.id] = lambda _guest: self._terminated(instance)
+                guest.press_power_button()
+        if guest is None:
+            self._terminated(instance)
+        return before
+
+    def stop(self, instance: Any) -> Any:
+        """StopInstances: stopping at once, stopped when the guest is off; the disk stays."""
+        before = copy.copy(instance._state)
+        with self._lock:
+            guest = self._guests.get(instance.id)
+            if guest is not None:
+                _set_state(instance, "stopping", 64)
+                self._then[instance.id] = lambda _guest: self._originals.stop(instance)
+                guest.press_power_button()
+        if guest is None:
+            self._originals.stop(instance)
+        return before
+
+    def reboot(self, instance: Any) -> None:
+        """RebootInstances: off and on again, without the user data."""
+        with self._lock:
+            guest = self._guests.get(instance.id)
+            if guest is not None:
+                self._then.setdefault(instance.id, lambda _guest: self.power_on(instance))
+                guest.press_power_button()
+
+    def console(self, instance_id: str, limit: int) -> bytes:
+        """The last `limit` bytes of an instance's console, also after its end."""
+        try:
+            with (self._home.consoles / f"{instance_id}.log").open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - limit))
+                return file.read()
+        except OSError:
+            return b""
+
+    def running(self) -> list[str]:
+        """The ids of the guests that have power."""
+        with self._lock:
+            return sorted(self._guests)
+
+    def close(self) -> None:
+        """Pull every plug and wipe every disk."""
+        with self._lock:
+            self._closing = True
+            guests = list(self._guests.values())
+        for guest in guests:
+            guest.pull_plug()
+        for guest in guests:
+            guest.wait_briefly()
+        for disk in self._home.disks.iterdir():
+            wipe_disk(disk)
+
+    def _watch(self, guest: Guest) -> None:
+        status = guest.wait()
+        with self._lock:
+            if self._closing:
+                return
+            del self._guests[guest.instance.id]
+            then = self._then.pop(guest.instance.id, None) or self._own_end(status)
+        then(guest)
+
+    def _own_end(self, status: int) -> Callable[[Guest], None]:
+        """What follows when nobody but the guest asked for power-off."""
+        if status == supervisor.POWEROFF_BY_GUEST:
+            return lambda guest: self._powered_itself_off(guest.instance)
+        if status == supervisor.REBOOT_BY_GUEST:
+            return lambda guest: self.power_on(guest.instance)
+        _LOG.error("a supervisor ended with status %s", status)
+        return lambda guest: self._terminated(guest.instance, _HOST_FAILURE)
+
+    def _powered_itself_off(self, instance: Any) -> None:
+        if instance.instance_initiated_shutdown_behavior == "terminate":
+            self._terminated(instance, _GUEST_SHUTDOWN)
+        else:
+            self._originals.stop(instance)
+            _give_reason(instance, *_GUEST_SHUTDOWN)
+
+    def _terminated(self, instance: Any, reason: tuple[str, str] | None = None) -> None:
+        """Wipe first: who sees `terminated` finds no disk."""
+        _set_state(instance, "shutting-down", 32)
+        try:
+            wipe_disk(self._home.disks / instance.id)
+        except OSError:
+            _LOG.exception("cannot wipe the disk of %s", instance.id)
+        self._originals.terminate(instance)
+        if reason is not None:
+            _give_reason(instance, *reason)
+        self._forget_old_consoles()
+
+    def _forget_old_consoles(self) -> None:
+        consoles = sorted(self._home.consoles.glob("*.log"), key=lambda file: file.stat().st_mtime)
+        running = set(self.running())
+        for console in [file for file in consoles if file.stem not in running][:-KEPT_CONSOLES]:
+            console.unlink(missing_ok=True)
+
+
+def install(home: Home, hardware: Hardware) -> InstanceHost:
+    """Hook a new host around moto's instances."""
+    host = InstanceHost(home, hardware, Originals(Instance.terminate, Instance.stop))
+
+    def booting(run_instances: Callable[..., Any]) -> Callable[..., Any]:
+        def run_and_boot(backend: Any, *args: Any, **kwargs: Any) -> Any:
+            reservation = run_instances(backend, *args, **kwargs)
+            for instance in reservation.instances:
+                host.power_on(instance)
+            return reservation
+
+        return run_and_boot
+
+    def starting(start: Callable[..., Any]) -> Callable[..., Any]:
+        def start_and_boot(instance: Any) -> Any:
+            before = start(instance)
+            host.power_on(instance)
+            return before
+
+        return start_and_boot
+
+    around(InstanceBackend, "run_instances", booting)
+    around(Instance, "start", starting)
+    around(Instance, "stop", lambda _original: lambda instance: host.stop(instance))
+    around(Instance, "terminate", lambda _original: lambda instance: host.terminate(instance))
+    around(Instance, "reboot", lambda _original: lambda instance: host.reboot(instance))
+    return host
+
+
+def _set_state(instance: Any, name: str, code: int) -> None:
+    instance._state.name = name
+    instance._state.code = code
+
+
+def _give_reason(instance: Any, code: str, text: str) -> None:
+    instance.state_reason = StateReason(f"{code}: {text}", code)
+    instance._reason = text

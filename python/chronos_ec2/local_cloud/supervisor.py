@@ -1,0 +1,213 @@
+"""One virtual machine's outermost process: it boots a guest and makes sure that all of it dies.
+
+Run as a plain script by the instance host, with the guest's environment and the console as stdout:
+`python -I -S supervisor.py ROOT GRACE_SECONDS COMMAND...`. Standard library only, no third file.
+
+- It is a child subreaper (Linux): a process that leaves its session or is orphaned stays its descendant.
+- Its stdin is a pipe from the host: `poweroff` or `reboot` with a grace period, end of file kills at once,
+  so guests die even when the host is killed with SIGKILL.
+- The guest asks for power through the FIFO ROOT/run/power: `poweroff SECONDS`, `reboot SECONDS`, `cancel`.
+  The clock runs here, so a scheduled power-off fires whatever the guest does.
+- The guest can neither gain privileges (no_new_privs) nor call reboot(2) (CAP_SYS_BOOT is dropped).
+
+The exit status tells the host who asked; see the constants.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+ASKED_BY_HOST = 0
+POWEROFF_BY_GUEST = 40
+REBOOT_BY_GUEST = 41
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 36, 38, 24
+_CAP_SYS_BOOT = 22
+_POLL_SECONDS = 0.02
+_LONGEST_SLEEP_SECONDS = 5.0
+_LINUX = sys.platform == "linux"
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LINUX:
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _now() -> float:
+    """Seconds that go on while the computer sleeps: a deadline is a deadline."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _LINUX else time.time()
+
+
+def _parents() -> dict[int, int]:
+    """Parent of every process."""
+    if not _LINUX:
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False)
+        return {
+            int(pid): int(parent) for pid, parent in (line.split() for line in listing.stdout.splitlines())
+        }
+    parents = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                parents[int(name)] = int(stat.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue  # it ended between the listing and the look
+    return parents
+
+
+def _descendants() -> set[int]:
+    parents = _parents()
+    found: set[int] = set()
+    fresh = {os.getpid()}
+    while fresh:
+        fresh = {pid for pid, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return found
+
+
+def _reap() -> bool:
+    """Collect the dead. False when no child is left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _signal_all(number: int) -> None:
+    for pid in _descendants():
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def kill_everything(grace: float) -> None:
+    """SIGTERM to every descendant, `grace` seconds, then SIGKILL until none is left."""
+    if grace > 0:
+        _signal_all(signal.SIGTERM)
+        end = _now() + grace
+        while _reap() and _now() < end:
+            time.sleep(_POLL_SECONDS)
+    while _reap():
+        _signal_all(signal.SIGKILL)
+        time.sleep(_POLL_SECONDS / 4)
+
+
+def say(text: str) -> None:
+    """Write a line to the console, as a kernel would."""
+    os.write(1, f"{text}\n".encode())
+
+
+class Machine:
+    """The running guest and the power-off that may be scheduled for it."""
+
+    def __init__(self, root: str, grace: float) -> None:
+        self._grace = grace
+        self._deadline: float | None = None
+        self._exit_code = POWEROFF_BY_GUEST
+        self._pending = b""
+        os.makedirs(f"{root}/run", exist_ok=True)
+        fifo = f"{root}/run/power"
+        if os.path.lexists(fifo):
+            os.unlink(fifo)
+        os.mkfifo(fifo, 0o600)
+        self._fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self._waker, wake = os.pipe()
+        os.set_blocking(self._waker, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+
+    def boot(self, command: list[str], root: str) -> None:
+        """Start the guest's first process in a session of its own."""
+
+        def first_steps() -> None:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                if signal.getsignal(number) is not signal.SIG_DFL:
+                    signal.signal(number, signal.SIG_DFL)
+            os.umask(0o022)
+
+        self._first = subprocess.Popen(
+            command, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=first_steps
+        ).pid
+
+    def run(self) -> int:
+        """Serve until power goes off; returns the exit status for the host."""
+        with selectors.DefaultSelector() as selector:
+            for source in (0, self._fifo, self._waker):
+                selector.register(source, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select(self._patience()):
+                    if key.fd == 0:
+                        return self._obey_host()
+                    self._listen(key.fd)
+                _reap()
+                if self._deadline is not None and _now() >= self._deadline:
+                    say("[  OK  ] Reached target Power-Off: the guest asked for it.")
+                    kill_everything(self._grace)
+                    return self._exit_code
+
+    def _patience(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, min(self._deadline - _now(), _LONGEST_SLEEP_SECONDS))
+
+    def _obey_host(self) -> int:
+        asked = os.read(0, 64)
+        say("[  OK  ] Reached target Power-Off: the host asked for it.")
+        kill_everything(self._grace if asked else 0.0)
+        return ASKED_BY_HOST
+
+    def _listen(self, source: int) -> None:
+        text = os.read(source, 4096)
+        if source == self._waker:
+            return
+        *lines, self._pending = (self._pending + text).split(b"\n")
+        for line in lines:
+            self._obey_guest(line.decode(errors="replace").split())
+
+    def _obey_guest(self, words: list[str]) -> None:
+        match words:
+            case ["cancel"]:
+                self._deadline = None
+            case ["poweroff" | "reboot" as verb, seconds] if seconds.isdigit():
+                self._deadline = _now() + int(seconds)
+                self._exit_code = POWEROFF_BY_GUEST if verb == "poweroff" else REBOOT_BY_GUEST
+            case _:
+                say(f"power: cannot read {words!r}")
+
+
+def main(arguments: list[str]) -> int:
+    """Boot COMMAND and serve it until its power goes off."""
+    root, grace, *command = arguments
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_CAPBSET_DROP, _CAP_SYS_BOOT)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        kill_everything(0.0)
+        os._exit(ASKED_BY_HOST)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    machine = Machine(root, float(grace))
+    say("Booting.")
+    if command:
+        machine.boot(command, root)
+    else:
+        say("cloud-init: the user data is no #! script; nothing to run.")
+    return machine.run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

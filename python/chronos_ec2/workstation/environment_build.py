@@ -1,0 +1,245 @@
+"""Builds the training environment: one archive with its own Python, for a machine that has none.
+
+    python -m chronos_ec2.workstation.environment_build --requirements requirements/instance-cpu.lock \\
+        --output .chronos/env
+
+Writes `chronos-venv-{python version}.tar.gz` and `MANIFEST.json` to the output folder and prints the
+archive's path. `tar xzf ARCHIVE -C FOLDER` gives FOLDER/bin/python3. Nothing is built when nothing changed.
+Linux only: the archive carries this machine's Python and runs where glibc is as new as the manifest says.
+Exit status: 0 done, 1 failed, 2 wrong usage, 24 a tool is missing, 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from chronos_ec2.errors import ChronosError
+from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.workstation.environment_archive import matches, pack_folder, sha256_of
+from chronos_ec2.workstation.environment_elf import drop_symbols, elf_files, highest_glibc, patch_elf
+from chronos_ec2.workstation.environment_interpreter import Interpreter, StagedInterpreter, copy_interpreter
+from chronos_ec2.workstation.environment_packages import (
+    LockedRequirements,
+    bring_system_libraries,
+    compile_packages,
+    install_packages,
+    trim_packages,
+    try_environment,
+)
+
+MANIFEST_NAME = "MANIFEST.json"
+ARCHIVE_PATTERN = "chronos-venv-*.tar.gz"
+_STAGING_PREFIX = ".building-"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuiltEnvironment:
+    """What lies in the output folder.
+
+    Attributes:
+        archive: The archive.
+        manifest: The content of MANIFEST.json beside it.
+        rebuilt: False if everything was there already.
+    """
+
+    archive: Path
+    manifest: dict[str, Any]
+    rebuilt: bool
+
+
+def build_environment(
+    requirements: Path, output: Path, *, say: Say, now: Callable[[], datetime] = utc_now, trim: bool = True
+) -> BuiltEnvironment:
+    """Build the environment unless the output folder holds it already.
+
+    Args:
+        requirements: A file of packages locked to one version each.
+        output: The folder for archive and manifest; made if missing. Two builds into it wait for each other.
+        say: Takes progress, a line at a time.
+        now: The clock.
+        trim: Whether to drop parts of well-known packages that training never opens.
+
+    Raises:
+        ChronosError: It cannot be built; the output folder is as it was.
+    """
+    output = output.resolve()
+    interpreter = Interpreter.running()
+    locked = LockedRequirements.read(requirements)
+    inputs = _digest_of_inputs(interpreter, requirements, trim)
+    archive = output / f"chronos-venv-{interpreter.version}.tar.gz"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _alone_in(output, say):
+            manifest = _read_manifest(output)
+            if manifest.get("inputs_sha256") == inputs and matches(archive, manifest):
+                say(f"environment unchanged: {archive.name}, {_megabytes(manifest['bytes'])}")
+                return BuiltEnvironment(archive, manifest, rebuilt=False)
+            with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=output) as folder:
+                facts = _build(interpreter, locked, Path(folder), say, trim)
+                packed = Path(folder) / archive.name
+                manifest = _describe(packed, interpreter, facts, inputs, now())
+                _publish(packed, manifest, output)
+    except OSError as error:
+        raise ChronosError(f"cannot build into {output}: {error}") from error
+    say(f"built {archive} ({_megabytes(manifest['bytes'])}, needs glibc {manifest['glibc']} or newer)")
+    return BuiltEnvironment(archive, manifest, rebuilt=True)
+
+
+def _digest_of_inputs(interpreter: Interpreter, requirements: Path, trim: bool) -> str:
+    parts = [interpreter.version, sys.version, str(interpreter.prefix), platform.machine(), str(trim)]
+    # The builder is an input as well: whoever changes it must not have to remember a version number.
+    sources = sorted(Path(__file__).parent.glob("environment_*.py"))
+    digests = [sha256_of(path) for path in (*sources, requirements)]
+    return hashlib.sha256("\n".join([*parts, *digests]).encode()).hexdigest()
+
+
+@contextmanager
+def _alone_in(output: Path, say: Say) -> Iterator[None]:
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another build into {output} is running; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Whoever made these was killed: a running build would hold the lock.
+        for leftover in output.glob(f"{_STAGING_PREFIX}*"):
+            shutil.rmtree(leftover)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_manifest(output: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((output / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Facts:
+    installed: list[str]
+    glibc: str
+
+
+def _build(
+    interpreter: Interpreter, locked: LockedRequirements, folder: Path, say: Say, trim: bool
+) -> _Facts:
+    say(f"copying Python {interpreter.version} from {interpreter.prefix}")
+    staged = copy_interpreter(interpreter, folder / "root", say)
+    packages = staged.packages_folder()
+    say(f"installing {len(locked.pins)} packages of {locked.path}")
+    install_packages(staged, locked, packages)
+    if trim:
+        trim_packages(packages)
+    loose = bring_system_libraries(staged, packages)
+    if loose:
+        patch_elf(staged.executable, search_path="$ORIGIN/../lib", also_needs=loose)
+    glibc = highest_glibc(elf_files(staged.root))
+    _drop_own_symbols(staged, packages)
+    say("compiling modules")
+    compile_packages(staged)
+    say("importing every package once")
+    installed = try_environment(staged, locked.pins)
+    say("packing")
+    pack_folder(staged.root, folder / f"chronos-venv-{interpreter.version}.tar.gz")
+    return _Facts(installed, glibc)
+
+
+def _drop_own_symbols(staged: StagedInterpreter, packages: Path) -> None:
+    for elf in list(elf_files(staged.root)):
+        if not elf.path.is_relative_to(packages):
+            drop_symbols(elf.path)
+
+
+def _describe(
+    packed: Path, interpreter: Interpreter, facts: _Facts, inputs: str, built_at: datetime
+) -> dict[str, Any]:
+    return {
+        "archive": packed.name,
+        "sha256": sha256_of(packed),
+        "bytes": packed.stat().st_size,
+        "python": interpreter.version,
+        "glibc": facts.glibc,
+        "machine": platform.machine(),
+        "requirements": facts.installed,
+        "inputs_sha256": inputs,
+        "built_at": to_text(built_at),
+    }
+
+
+def _publish(packed: Path, manifest: dict[str, Any], output: Path) -> None:
+    # The manifest comes last: until it is there, the old one does not match the new archive, and a reader
+    # that checks takes neither.
+    staged_manifest = packed.with_name(MANIFEST_NAME)
+    staged_manifest.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    packed.replace(output / packed.name)
+    staged_manifest.replace(output / MANIFEST_NAME)
+    for older in output.glob(ARCHIVE_PATTERN):
+        if older.name != packed.name:
+            older.unlink()
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    # As an exception, so that the half-built folder is deleted on the way out.
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="environment_build", description="Build the training environment into one archive."
+    )
+    parser.add_argument("--requirements", type=Path, required=True, help="locked requirements file")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the archive and MANIFEST.json")
+    parser.add_argument(
+        "--whole-packages", action="store_true", help="keep tests, headers and all AWS services"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(f"[{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        built = build_environment(
+            options.requirements, options.output, say=say, trim=not options.whole_packages
+        )
+    except ChronosError as error:
+        print(f"environment_build: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    print(built.archive)
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

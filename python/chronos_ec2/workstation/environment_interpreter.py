@@ -1,0 +1,208 @@
+"""Copies the running Python, so that the copy runs on a machine where this Python was never installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chronos_ec2.errors import ChronosError
+from chronos_ec2.workstation.environment_elf import (
+    belongs_to_machine,
+    elf_files,
+    libraries_of,
+    patch_elf,
+    read_elf,
+)
+
+# Parts of the standard library that a training run on a machine without a screen or a compiler cannot use.
+_LEFT_OUT = frozenset(
+    {
+        "__pycache__",
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idlelib",
+        "tkinter",
+        "turtledemo",
+        "turtle.py",
+        "lib2to3",
+        "ensurepip",
+        # Debian's hook for its crash reporter, a link to /etc.
+        "sitecustomize.py",
+    }
+)
+_LEFT_OUT_STARTS = ("config-", "_tkinter.", "_test", "_ctypes_test", "_xxtestfuzz", "xxlimited", "nis.")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """Where a Python lies.
+
+    Attributes:
+        executable: The program itself.
+        prefix: The folder that the rest hangs from.
+        stdlib: The standard library.
+        extensions: Its compiled modules.
+        version: Such as "3.11.7".
+    """
+
+    executable: Path
+    prefix: Path
+    stdlib: Path
+    extensions: Path
+    version: str
+
+    @classmethod
+    def running(cls) -> Interpreter:
+        """Return the Python that runs this, or the one its virtual environment was made from.
+
+        Raises:
+            ChronosError: This is not Linux, or this Python has an unusual form.
+        """
+        if sys.platform != "linux":
+            raise ChronosError(
+                f"a training environment for EC2 has to be built on Linux, and this is {sys.platform}; "
+                "build it on a Linux machine or in CI and copy the output folder here"
+            )
+        extensions = next((Path(entry) for entry in sys.path if entry.endswith("lib-dynload")), None)
+        if extensions is None:
+            raise ChronosError(f"{sys.executable} has no lib-dynload folder; use a standard CPython")
+        return cls(
+            executable=Path(getattr(sys, "_base_executable", sys.executable)).resolve(),
+            prefix=Path(sys.base_prefix).resolve(),
+            stdlib=Path(sysconfig.get_path("stdlib")).resolve(),
+            extensions=extensions.resolve(),
+            version=platform.python_version(),
+        )
+
+
+@dataclass(frozen=True)
+class StagedInterpreter:
+    """A copy of a Python in a folder of its own.
+
+    Attributes:
+        root: The folder.
+        executable: The copied program.
+        libraries: Where the shared libraries lie.
+    """
+
+    root: Path
+    executable: Path
+    libraries: Path
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the copy without anything of the caller's environment."""
+        return subprocess.run(
+            [str(self.executable), "-I", "-B", *arguments],
+            env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def packages_folder(self) -> Path:
+        """Return where the copy looks for packages: distributors of Python differ in that."""
+        result = self.run("-c", "import site; print(site.getsitepackages()[0])")
+        if result.returncode != 0:
+            raise ChronosError(f"the copied Python does not start: {result.stderr.strip()}")
+        return Path(result.stdout.strip())
+
+
+def copy_interpreter(source: Interpreter, root: Path, say: Callable[[str], None]) -> StagedInterpreter:
+    """Copy a Python with its standard library and every shared library it needs but glibc.
+
+    Args:
+        source: The Python to copy.
+        root: An empty folder.
+        say: Takes a line about what is left out.
+    """
+    staged = StagedInterpreter(
+        root=root,
+        executable=root / "bin" / f"python{source.version.rpartition('.')[0]}",
+        libraries=root / "lib",
+    )
+    staged.libraries.mkdir(parents=True)
+    _copy_program(source, staged)
+    stdlib = root / source.stdlib.relative_to(source.prefix)
+    shutil.copytree(source.stdlib, stdlib, ignore=_left_out, dirs_exist_ok=True)
+    extensions = root / source.extensions.relative_to(source.prefix)
+    shutil.copytree(source.extensions, extensions, ignore=_left_out, dirs_exist_ok=True)
+    _refuse_user_site(root)
+    _drop_broken_extensions(source, extensions, say)
+    originals = [source.executable, *(source.extensions / path.name for path in extensions.iterdir())]
+    copy_libraries(staged, originals)
+    _make_relocatable(staged, extensions)
+    return staged
+
+
+def _copy_program(source: Interpreter, staged: StagedInterpreter) -> None:
+    staged.executable.parent.mkdir(parents=True)
+    shutil.copyfile(source.executable, staged.executable)
+    staged.executable.chmod(0o755)
+    for alias in ("python3", "python"):
+        (staged.executable.parent / alias).symlink_to(staged.executable.name)
+
+
+def _left_out(_folder: str, names: list[str]) -> set[str]:
+    return {
+        name
+        for name in names
+        if name in _LEFT_OUT or name.startswith(_LEFT_OUT_STARTS) or name.endswith((".a", ".exe"))
+    }
+
+
+def _refuse_user_site(root: Path) -> None:
+    # What somebody once installed for themselves on the machine must not shadow what is locked here. Without
+    # the key `home`, which makes a virtual environment, this file says that and nothing more.
+    (root / "pyvenv.cfg").write_text("include-system-site-packages = false\n", encoding="utf-8")
+
+
+def _drop_broken_extensions(source: Interpreter, extensions: Path, say: Callable[[str], None]) -> None:
+    for path in sorted(extensions.iterdir()):
+        elf = read_elf(path)
+        if elf is None:
+            continue
+        wanted = [name for name in elf.needed if not belongs_to_machine(name)]
+        if wanted and not set(wanted) <= libraries_of(source.extensions / path.name).keys():
+            say(f"left out {path.name}: this machine itself lacks one of {', '.join(wanted)}")
+            path.unlink()
+
+
+def copy_libraries(staged: StagedInterpreter, users: Sequence[Path]) -> list[str]:
+    """Copy the libraries that files need from this machine, unless they are in the copy already.
+
+    Returns:
+        The names of those copied now.
+    """
+    added = []
+    for user in users:
+        elf = read_elf(user)
+        if elf is None or all(_is_provided(staged, name) for name in elf.needed):
+            continue
+        for name, where in libraries_of(user).items():
+            if where.resolve().is_relative_to(staged.root) or (staged.libraries / name).exists():
+                continue
+            shutil.copyfile(where, staged.libraries / name)
+            patch_elf(staged.libraries / name, search_path="$ORIGIN")
+            added.append(name)
+    return added
+
+
+def _is_provided(staged: StagedInterpreter, name: str) -> bool:
+    return belongs_to_machine(name) or (staged.libraries / name).exists()
+
+
+def _make_relocatable(staged: StagedInterpreter, extensions: Path) -> None:
+    patch_elf(staged.executable, search_path="$ORIGIN/../lib")
+    towards = os.path.relpath(staged.libraries, extensions)
+    for elf in elf_files(extensions):
+        if elf.search_path or any((staged.libraries / name).exists() for name in elf.needed):
+            patch_elf(elf.path, search_path=f"$ORIGIN/{towards}")

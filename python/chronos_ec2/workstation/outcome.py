@@ -1,0 +1,188 @@
+"""Runs without an end: what EC2 says about their machines, and the record completed from that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_s3 import S3Client
+
+# EC2 shows a new instance to DescribeInstances a little after RunInstances has answered.
+LAUNCH_GRACE: Final = timedelta(seconds=120)
+WRITE_ATTEMPTS: Final = 4
+_NOT_FOUND: Final = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"})
+REASONS: Final[Mapping[str, str]] = {
+    "Client.InstanceInitiatedShutdown": "the machine shut itself down",
+    "Client.InstanceTerminated": "the machine was restarted and terminated at once",
+    "Client.InternalError": "the machine could not start; often its encrypted disk's key may not be used",
+    "Client.InvalidSnapshot.NotFound": "the image's snapshot was not found",
+    "Client.UserInitiatedHibernate": "someone hibernated the machine",
+    "Client.UserInitiatedShutdown": "an API call terminated it: `invoke kill`, its deadline, or the console",
+    "Client.VolumeLimitExceeded": "the account's limit of EBS volumes or of their size was reached",
+    "Server.InsufficientInstanceCapacity": "AWS had no capacity for this instance type there",
+    "Server.InternalError": "an error inside AWS stopped the machine",
+    "Server.ScheduledStop": "AWS retired the machine on a schedule",
+    "Server.SpotInstanceShutdown": "AWS stopped the spot machine",
+    "Server.SpotInstanceTermination": "AWS took the spot machine back",
+}
+_MOMENT: Final = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What EC2 says about a run's machines.
+
+    Attributes:
+        state: `gone` is proof (terminated, or never created); `unknown` proves nothing.
+        words: the same for a person.
+        ended_at: when the last machine ended, if EC2 says.
+        instance_ids: the machines that were found.
+    """
+
+    state: Literal["running", "gone", "unknown"]
+    words: str
+    ended_at: datetime | None = None
+    instance_ids: tuple[str, ...] = ()
+
+
+def instance_fate(
+    ec2: EC2Client,
+    environment: str,
+    run_id: str,
+    instance_id: str | None,
+    *,
+    started_at: datetime | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> Fate:
+    """Ask EC2 what became of a run: by instance id, or by tags when no id is known.
+
+    Args:
+        started_at: when the run began; a machine that cannot be found is not proof before it had the
+            time to show up.
+
+    Returns:
+        A fate; a call that fails is the fate `unknown`, never an error.
+    """
+    try:
+        found = _describe(ec2, environment, run_id, instance_id)
+    except (ClientError, BotoCoreError) as error:
+        return Fate("unknown", f"EC2 could not be asked: {translate(error, 'EC2')}")
+    if not found:
+        named = f"instance {instance_id}" if instance_id else f"an instance with the tag RunId={run_id}"
+        if started_at is not None and now() - started_at < LAUNCH_GRACE:
+            return Fate("unknown", f"EC2 does not know {named} yet")
+        return Fate("gone", f"EC2 does not know {named}: it was never created, or it ended over an hour ago")
+    ids = tuple(instance["InstanceId"] for instance in found)
+    alive = [instance for instance in found if instance["State"]["Name"] != "terminated"]
+    if alive:
+        states = ", ".join(f"{instance['InstanceId']} is {instance['State']['Name']}" for instance in alive)
+        return Fate("running", states, instance_ids=ids)
+    ends = [moment for instance in found if (moment := _ended_at(instance)) is not None]
+    return Fate("gone", "; ".join(map(_reason, found)), max(ends, default=None), ids)
+
+
+def _describe(
+    ec2: EC2Client, environment: str, run_id: str, instance_id: str | None
+) -> list[Mapping[str, Any]]:
+    if instance_id:
+        wanted: dict[str, Any] = {"InstanceIds": [instance_id]}
+    else:
+        tags = {"Project": "Chronos-Training", "Environment": environment, "RunId": run_id}
+        wanted = {"Filters": [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items()]}
+    try:
+        pages = list(ec2.get_paginator("describe_instances").paginate(**wanted))
+    except ClientError as error:
+        if error_code(error) in _NOT_FOUND:
+            return []
+        raise
+    return [
+        instance
+        for page in pages
+        for reservation in page["Reservations"]
+        for instance in reservation["Instances"]
+    ]
+
+
+def _reason(instance: Mapping[str, Any]) -> str:
+    reason = instance.get("StateReason") or {}
+    code = reason.get("Code", "")
+    words = (
+        REASONS.get(code)
+        or reason.get("Message")
+        or instance.get("StateTransitionReason")
+        or "no reason given"
+    )
+    return f"{instance['InstanceId']} is terminated: {words}" + (f" ({code})" if code else "")
+
+
+def _ended_at(instance: Mapping[str, Any]) -> datetime | None:
+    match = _MOMENT.search(instance.get("StateTransitionReason") or "")
+    return datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if match else None
+
+
+def phase_of_step(step: str) -> str:
+    """The phase that a `current_step` belongs to: `step_120` is training."""
+    return "training" if re.fullmatch(r"(step|epoch)_\d+", step) else step
+
+
+def finish_record(
+    s3: S3Client,
+    bucket: str,
+    environment: str,
+    run_id: str,
+    fate: Fate,
+    *,
+    state: Mapping[str, Any] | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> dict[str, Any] | None:
+    """Complete run.json of a run whose machine is gone: `lost`, or `killed` if the state said so.
+
+    An end that is already there is never touched: the write names the ETag it has read.
+
+    Args:
+        fate: what `instance_fate` said; anything but `gone` writes nothing.
+        state: the last state file of this run, if one is left.
+
+    Returns:
+        The record as it is now in the bucket; None when there is none.
+
+    Raises:
+        RecordUnreadable: run.json is not a JSON object; it is left alone.
+        StorageDenied: S3 refused.
+    """
+    key = f"{environment}/{run_id}/run.json"
+    for _ in range(WRITE_ATTEMPTS):
+        found = get_bytes(s3, bucket, key)
+        if found is None:
+            return None
+        record = decode_object(found[0], f"s3://{bucket}/{key}")
+        if record.get("outcome") or fate.state != "gone":
+            return record
+        finished = {**record, **_ending(fate, state, now())}
+        if put_json(s3, bucket, key, finished, if_match=found[1]):
+            return finished
+    return record
+
+
+def _ending(fate: Fate, state: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+    state = state or {}
+    message = state.get("error_message")
+    killed = state.get("status") == "killed" or message == "killed by operator"
+    error = f"{message}; {fate.words}" if message else fate.words
+    step = phase_of_step(str(state["current_step"])) if state.get("current_step") else None
+    return {
+        "outcome": "killed" if killed else "lost",
+        "ended_at": to_text(fate.ended_at or now),
+        "failed_step": step,
+        "error": error,
+    }

@@ -1,0 +1,236 @@
+"""Send scripts, training environment and data to the bucket: what is there already is not sent again.
+
+A manifest is written last and names the only files that an instance uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from chronos_ec2.errors import ChronosError, NotUploaded
+from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.workstation.s3 import (
+    decode_object,
+    get_bytes,
+    list_prefix,
+    translated,
+)
+from chronos_ec2.workstation.transfer import LocalFile, Progress, look, mark_of, put_manifest, send_all
+from chronos_ec2.workstation.words import size_text
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SCRIPTS_PREFIX: Final = "cached-datasets/scripts/"
+ENVIRONMENT_PREFIX: Final = "cached-datasets/python-env/"
+DATA_PREFIX: Final = "cached-datasets/training-data/"
+_SINGLE_SCRIPTS: Final = {
+    "bootstrap.sh": "shell/bootstrap.sh",
+    "preflight_check.py": "python/preflight_check.py",
+    "training_wrapper.py": "python/training_wrapper.py",
+    "chronos_ec2/__init__.py": "python/chronos_ec2/__init__.py",
+    "chronos_ec2/errors.py": "python/chronos_ec2/errors.py",
+    "chronos_ec2/exit_codes.py": "python/chronos_ec2/exit_codes.py",
+}
+_SCRIPT_FOLDERS: Final = {
+    "lib": "shell/lib",
+    "chronos_ec2/state": "python/chronos_ec2/state",
+    "chronos_ec2/instance": "python/chronos_ec2/instance",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSummary:
+    """What an upload did.
+
+    Attributes:
+        what: `scripts`, `environment` or `data`.
+        sent, unchanged: how many files.
+        bytes: how much was sent.
+        manifest_sha256: the digest of the manifest that is in the bucket now.
+    """
+
+    what: str
+    sent: int
+    unchanged: int
+    bytes: int
+    manifest_sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.sent} files sent ({size_text(self.bytes)}), {self.unchanged} unchanged"
+
+
+def upload_scripts(
+    s3: S3Client, bucket: str, repo_root: Path, *, progress: Progress | None = None
+) -> UploadSummary:
+    """Send what an instance needs to run, with `MANIFEST.sha256` in the form of sha256sum.
+
+    Args:
+        repo_root: this repository's root.
+        progress: called with a name, the bytes sent so far and all bytes.
+
+    Raises:
+        NotUploaded: a script is missing in the working tree, or changed while it was sent.
+        StorageDenied: S3 refused.
+    """
+    files = [look(name, path) for name, path in sorted(instance_scripts(repo_root).items())]
+    results = send_all(s3, bucket, SCRIPTS_PREFIX, files, progress)
+    manifest = "".join(f"{file.sha256}  {file.name}\n" for file in files).encode()
+    put_manifest(s3, bucket, f"{SCRIPTS_PREFIX}MANIFEST.sha256", manifest, "text/plain")
+    _drop_leftovers(s3, bucket, {file.name for file in files} | {"MANIFEST.sha256"})
+    return _summary("scripts", files, results, manifest)
+
+
+def instance_scripts(repo_root: Path) -> dict[str, Path]:
+    """The files of an instance, by their name under the scripts' prefix.
+
+    Raises:
+        NotUploaded: one is missing in the working tree.
+    """
+    found = {name: repo_root / path for name, path in _SINGLE_SCRIPTS.items()}
+    for target, folder in _SCRIPT_FOLDERS.items():
+        root = repo_root / folder
+        if not root.is_dir():
+            raise NotUploaded(f"{root} is missing; is {repo_root} the root of this repository?")
+        for path in root.rglob("*"):
+            inner = path.relative_to(root)
+            hidden = any(part.startswith(".") or part == "__pycache__" for part in inner.parts)
+            if path.is_file() and not hidden and path.suffix != ".pyc":
+                found[f"{target}/{inner.as_posix()}"] = path
+    missing = [str(path) for path in found.values() if not path.is_file()]
+    if missing:
+        raise NotUploaded(f"missing in the working tree: {', '.join(missing)}")
+    return found
+
+
+def upload_environment(
+    s3: S3Client, bucket: str, archive_dir: Path, *, progress: Progress | None = None
+) -> UploadSummary:
+    """Send the training environment's archive and the MANIFEST.json that its build wrote.
+
+    Args:
+        archive_dir: the folder with both.
+        progress: called with a name, the bytes sent so far and all bytes.
+
+    Raises:
+        NotUploaded: there is no archive, or it is not what its manifest says.
+        StorageDenied: S3 refused.
+    """
+    rebuild = "build it with `invoke build-env`"
+    try:
+        manifest = (archive_dir / "MANIFEST.json").read_bytes()
+    except OSError as error:
+        raise NotUploaded(
+            f"no training environment in {archive_dir} ({error.strerror}); {rebuild}"
+        ) from error
+    described = decode_object(manifest, str(archive_dir / "MANIFEST.json"))
+    name, sha256 = described.get("archive"), described.get("sha256")
+    if not (isinstance(name, str) and isinstance(sha256, str)) or Path(name).name != name:
+        raise NotUploaded(f"{archive_dir / 'MANIFEST.json'} names no archive and sha256; {rebuild}")
+    if not (archive_dir / name).is_file():
+        raise NotUploaded(f"{archive_dir / name} is missing; {rebuild}")
+    file = look(name, archive_dir / name)
+    if file.sha256 != sha256:
+        raise NotUploaded(f"{file.path} is not what its MANIFEST.json says (sha256 {file.sha256}); {rebuild}")
+    results = send_all(s3, bucket, ENVIRONMENT_PREFIX, [file], progress)
+    put_manifest(s3, bucket, f"{ENVIRONMENT_PREFIX}MANIFEST.json", manifest, "application/json")
+    return _summary("environment", [file], results, manifest)
+
+
+def upload_data(
+    s3: S3Client,
+    bucket: str,
+    folder: Path,
+    min_length: int,
+    *,
+    out: TextIO,
+    progress: Progress | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> UploadSummary:
+    """Check a folder of Parquet files and send it.
+
+    Args:
+        min_length: how many rows the trainer needs of each series.
+        out: where warnings about the data go.
+        progress: called with a name, the bytes sent so far and all bytes.
+
+    Raises:
+        DataInvalid: the data is not what a trainer can read; nothing was sent.
+        NotUploaded: a file changed between the check and the end; the manifest is as it was.
+        StorageDenied: S3 refused.
+    """
+    from chronos_ec2.workstation.dataset import check_dataset  # pyarrow takes its time to load
+
+    marks = {path.name: mark_of(path) for path in folder.glob("*.parquet")}
+    report = check_dataset(folder, min_length=min_length)
+    report.raise_if_invalid()
+    for finding in report.findings:
+        out.write(f"{finding}\n")
+    files = [
+        LocalFile(item.name, folder / item.name, item.sha256, item.bytes, marks.get(item.name, ()))
+        for item in report.files
+    ]
+    results = send_all(s3, bucket, DATA_PREFIX, files, progress)
+    described = {
+        "files": [
+            {key: getattr(item, key) for key in ("name", "bytes", "sha256", "rows", "series")}
+            for item in report.files
+        ],
+        "rows": report.rows,
+        "series": report.series,
+    }
+    key = f"{DATA_PREFIX}MANIFEST.json"
+    manifest = _kept_manifest(s3, bucket, key, described)
+    if manifest is None:
+        manifest = (json.dumps({**described, "uploaded_at": to_text(now())}, indent=2) + "\n").encode()
+        put_manifest(s3, bucket, key, manifest, "application/json")
+    return _summary("data", files, results, manifest)
+
+
+def terminal_progress(out: TextIO) -> Progress | None:
+    """A progress callback that rewrites one line on a terminal; None anywhere else."""
+    if not out.isatty():
+        return None
+
+    def show(name: str, sent: int, total: int) -> None:
+        end = "\n" if sent >= total else ""
+        out.write(f"\r\x1b[K{name}  {size_text(sent)} of {size_text(total)}{end}")
+        out.flush()
+
+    return show
+
+
+def _kept_manifest(s3: S3Client, bucket: str, key: str, described: Mapping[str, Any]) -> bytes | None:
+    """The bucket's manifest if it describes the same data, whenever that was uploaded."""
+    held = get_bytes(s3, bucket, key)
+    if held is None:
+        return None
+    try:
+        known = decode_object(held[0], key)
+    except ChronosError:
+        return None
+    known.pop("uploaded_at", None)
+    return held[0] if known == described else None
+
+
+def _drop_leftovers(s3: S3Client, bucket: str, names: Iterable[str]) -> None:
+    """Delete scripts that are no longer part of the project: instances download the whole prefix."""
+    kept = {f"{SCRIPTS_PREFIX}{name}" for name in names}
+    for item in list_prefix(s3, bucket, SCRIPTS_PREFIX):
+        if item.key not in kept:
+            with translated(f"s3://{bucket}/{item.key}"):
+                s3.delete_object(Bucket=bucket, Key=item.key)
+
+
+def _summary(
+    what: str, files: Sequence[LocalFile], results: Sequence[bool], manifest: bytes
+) -> UploadSummary:
+    sent = [file for file, done in zip(files, results, strict=True) if done]
+    total = sum(file.bytes for file in sent)
+    return UploadSummary(what, len(sent), len(files) - len(sent), total, hashlib.sha256(manifest).hexdigest())

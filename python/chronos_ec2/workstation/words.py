@@ -1,0 +1,22 @@
+"""Numbers in words for people."""
+
+from __future__ import annotations
+
+
+def span_text(seconds: float) -> str:
+    """A duration for a person: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size_text(count: float) -> str:
+    """Bytes for a person: `512 B`, `3.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,0 +1,75 @@
+"""CDK context: what is accepted, and what the words are when it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chronos_cdk.settings import ContextError, StackSettings
+
+
+def settings(**context: Any) -> StackSettings:
+    return StackSettings.from_context(context.get)
+
+
+def test_without_context_the_documents_defaults_hold() -> None:
+    assert settings() == StackSettings(
+        environments=("dev", "prod"), availability_zones=1, log_retention_days=14, glacier_after_days=90
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("local", ("local",), id="one"),
+        pytest.param("dev, prod", ("dev", "prod"), id="spaces around a comma"),
+        pytest.param("dev,dev", ("dev",), id="named twice"),
+        pytest.param(["dev", "eu-west"], ("dev", "eu-west"), id="a list, as cdk.json can hold"),
+        pytest.param("a" * 32, ("a" * 32,), id="the longest name"),
+    ],
+)
+def test_environments_come_as_a_comma_list_or_a_json_list(value: Any, expected: tuple[str, ...]) -> None:
+    assert settings(environments=value).environments == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "dev,",
+        "Dev",
+        "1dev",
+        "dev/*",
+        "*",
+        "x;rm -rf ~",
+        "dev prod",
+        "a" * 33,
+        "dév",
+        "dev\nprod",
+        7,
+        [],
+        [None],
+    ],
+)
+def test_what_is_no_environment_name_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ContextError, match=r"context environments: .*-c environments=dev,prod"):
+        settings(environments=value)
+
+
+@pytest.mark.parametrize("name", ["cached-datasets", "logs"])
+def test_an_environment_cannot_take_a_shared_prefix(name: str) -> None:
+    with pytest.raises(ContextError, match=f"'{name}' is a prefix that all environments share"):
+        settings(environments=f"dev,{name}")
+
+
+@pytest.mark.parametrize("key", ["availability_zones", "log_retention_days", "glacier_after_days"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "", True, 2.0, "9999999", "²", [1]])
+def test_what_is_no_number_in_range_is_refused_by_key(key: str, value: Any) -> None:
+    with pytest.raises(ContextError, match=f"context {key}: .*whole number from 1 to"):
+        settings(**{key: value})
+
+
+@pytest.mark.parametrize("value", [3, "3", " 3 "])
+def test_numbers_come_as_text_from_the_command_line_or_as_numbers_from_a_file(value: Any) -> None:
+    assert settings(availability_zones=value).availability_zones == 3

@@ -1,0 +1,143 @@
+"""One embedded AWS for all whole-run tests: deployed by the real CDK CLI, filled by the real upload."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.settings import REPOSITORY, load_settings
+
+INVOKE = str(Path(sys.executable).with_name("invoke"))
+
+
+@dataclass
+class Cloud:
+    """An embedded AWS of the tests' own, and the ways a user has to reach it."""
+
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def invoke(self, *words: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run an Invoke task as a user would, from another folder."""
+        return subprocess.run(
+            [INVOKE, "--search-root", str(REPOSITORY), *words],
+            cwd=self.home,
+            env={**self.variables, **more},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def script(
+        self, name: str, *words: str, timeout: float = 120, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a Bash script without Invoke, on the variables that `local.env` prints."""
+        exports = self.invoke("local.env").stdout
+        line = f"{exports}\nexec {REPOSITORY}/shell/{name} \"$@\""
+        return subprocess.run(
+            ["bash", "-c", line, name, *words],
+            cwd=self.home,
+            env={**self.variables, **more},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    @property
+    def aws(self) -> Aws:
+        """Clients of this AWS."""
+        os.environ["CHRONOS_LOCAL_HOME"] = str(self.home)
+        return Aws(load_settings("local", variables={}))
+
+    def launch(self, *words: str) -> dict[str, Any]:
+        """Launch a run; what `--json` printed."""
+        done = self.invoke("launch", "--env", "local", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def follow(self, run_id: str) -> subprocess.CompletedProcess[str]:
+        """Watch a run to its end."""
+        return self.invoke("watch", "--env", "local", "--run", run_id, "--poll-seconds", "1")
+
+    def record(self, run_id: str) -> dict[str, Any]:
+        """The run's `run.json`."""
+        aws = self.aws
+        body = aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/run.json")["Body"].read()
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+    def keys(self, prefix: str) -> set[str]:
+        """The keys under a prefix, without it."""
+        aws = self.aws
+        pages = aws.s3.get_paginator("list_objects_v2").paginate(Bucket=aws.bucket, Prefix=prefix)
+        return {item["Key"][len(prefix) :] for page in pages for item in page.get("Contents", [])}
+
+    def live_instances(self) -> list[str]:
+        """Ids of the instances that bill."""
+        states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+        answer = self.aws.ec2.describe_instances(Filters=states)
+        return [item["InstanceId"] for group in answer["Reservations"] for item in group["Instances"]]
+
+    def assert_nothing_left(self) -> None:
+        """No instance, no state file, no staged state, no process, no disk."""
+        assert self.live_instances() == []
+        assert {key for key in self.keys("local/") if key.startswith("system-state.json")} == set()
+        disks = self.home / "instances"
+        assert not disks.exists() or list(disks.iterdir()) == []
+        assert processes_naming(disks) == []
+
+
+def processes_naming(folder: Path) -> list[str]:
+    """Command lines of the processes that have a folder in their environment or command line."""
+    needle, found = str(folder).encode(), []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            command = (process / "cmdline").read_bytes()
+            if needle in command or needle in (process / "environ").read_bytes():
+                found.append(f"{process.name}: {command.replace(bytes(1), b' ').decode(errors='replace')}")
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def started_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """An embedded AWS with nothing in it, stopped at the end."""
+    home = tmp_path_factory.mktemp("embedded aws")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CHRONOS_"))}
+    cloud = Cloud(home, {**kept, "CHRONOS_LOCAL_HOME": str(home), "HOME": str(home)})
+    started = cloud.invoke("local.start")
+    assert started.returncode == 0, started.stderr
+    yield cloud
+    stopped = cloud.invoke("local.stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert processes_naming(home) == []
+
+
+@pytest.fixture(scope="session")
+def cloud(started_cloud: Cloud) -> Cloud:
+    """An embedded AWS on which everything is deployed and uploaded."""
+    data = str(started_cloud.home / "data")
+    for words in (
+        ["deploy", "--env", "local"],
+        ["sample-data", "--into", data],
+        ["build-env", "--env", "local"],
+        ["upload", "--env", "local", "--data", data],
+    ):
+        done = started_cloud.invoke(*words, timeout=600)
+        assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
+    return started_cloud

@@ -1,0 +1,100 @@
+"""Launches that are refused: each with a message, an exit code of its own, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cloud
+
+from chronos_ec2.exit_codes import ExitCode
+
+
+def test_without_the_embedded_aws(tmp_path: Path) -> None:
+    nowhere = Cloud(tmp_path, {"CHRONOS_LOCAL_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    done = nowhere.invoke("launch", "--env", "local")
+    assert done.returncode == ExitCode.LOCAL_CLOUD_DOWN
+    assert "invoke local.start" in done.stderr
+
+
+def test_without_credentials(tmp_path: Path) -> None:
+    bare = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    }
+    done = Cloud(tmp_path, bare).invoke("launch", "--env", "dev")
+    assert done.returncode == ExitCode.NO_CREDENTIALS, done.stderr
+    assert "aws configure" in done.stderr
+
+
+def test_before_the_stack_is_deployed(tmp_path: Path, started_cloud: Cloud) -> None:
+    elsewhere = started_cloud.invoke("launch", "--env", "local", "--set", "region=eu-west-1")
+    assert elsewhere.returncode == ExitCode.NOT_DEPLOYED, elsewhere.stderr
+    assert "invoke deploy" in elsewhere.stderr
+
+
+@pytest.mark.parametrize("name", ["x;rm -rf ~", "../x", "", "UPPER", "a" * 40, "logs"])
+def test_an_environment_that_is_no_name(cloud: Cloud, name: str) -> None:
+    canary = cloud.home / "canary"
+    canary.write_text("alive")
+    for done in (
+        cloud.invoke("launch", f"--env={name}"),
+        cloud.script("launch_training.sh", "--env", name),
+        cloud.invoke("kill", f"--env={name}", "--yes"),
+    ):
+        if name:
+            assert done.returncode == ExitCode.SETTINGS_INVALID, done.stderr
+        assert "Traceback" not in done.stderr
+    assert canary.read_text() == "alive"
+    cloud.assert_nothing_left()
+
+
+def test_a_bucket_that_cannot_be_written(cloud: Cloud) -> None:
+    aws = cloud.aws
+    kept = aws.s3.get_bucket_policy(Bucket=aws.bucket)["Policy"]
+    deny = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": f"arn:aws:s3:::{aws.bucket}/*",
+    }
+    policy = {"Version": "2012-10-17", "Statement": [deny]}
+    aws.s3.put_bucket_policy(Bucket=aws.bucket, Policy=json.dumps(policy))
+    try:
+        done = cloud.invoke("launch", "--env", "local")
+    finally:
+        aws.s3.put_bucket_policy(Bucket=aws.bucket, Policy=kept)
+    assert done.returncode == ExitCode.S3_DENIED, done.stderr
+    assert "bucket policy" in done.stderr
+    cloud.assert_nothing_left()
+
+
+def test_scripts_work_without_invoke(cloud: Cloud) -> None:
+    for name in ("launch_training.sh", "kill_training.sh", "bootstrap.sh"):
+        helped = cloud.script(name, "--help")
+        assert helped.returncode == 0 and "Usage:" in helped.stdout, helped.stderr
+    planned = cloud.script("launch_training.sh", "--env", "local", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "aws ec2 run-instances" in planned.stdout
+    cloud.assert_nothing_left()
+
+
+def test_bootstrap_refuses_to_run_here(cloud: Cloud, tmp_path: Path) -> None:
+    rendered = cloud.invoke("render", "--env", "local").stdout
+    canary = tmp_path / "bin" / "shutdown"
+    canary.parent.mkdir()
+    canary.write_text(f"#!/bin/sh\ntouch {tmp_path}/powered-off\n")
+    canary.chmod(0o755)
+    script = tmp_path / "user_data.sh"
+    script.write_text(rendered)
+    path = f"{canary.parent}:{cloud.variables['PATH']}"
+    done = cloud.script("bootstrap.sh", PATH=path)
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    import subprocess
+
+    ran = subprocess.run(["bash", str(script)], env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert ran.returncode == ExitCode.NOT_AN_INSTANCE, ran.stderr
+    assert not (tmp_path / "powered-off").exists()

@@ -1,0 +1,137 @@
+"""Whole runs, from the launch to power-off, by the same scripts that run against real AWS."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Cloud
+
+from chronos_ec2.exit_codes import ExitCode
+
+
+def command(*argv: str) -> list[str]:
+    """Flags that replace the trainer by a command of one's own."""
+    return ["--set", "trainer=command", "--set", f"command={json.dumps(argv)}"]
+
+
+def rehearsal(*flags: str) -> list[str]:
+    """Flags that run the test trainer with some of its rehearsal flags."""
+    module = ["python3", "-m", "chronos_ec2.instance.trainers.linear_quantile"]
+    return command(*module, "--config", "{config}", "--data", "{data}", "--output", "{output}", *flags)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(cloud: Cloud) -> Iterator[None]:
+    """After any run, good or bad, nothing is left."""
+    yield
+    cloud.assert_nothing_left()
+
+
+def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 90) -> None:
+    """Wait until the run's `current_step` begins with something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        shown = json.loads(cloud.invoke("watch", "--env", "local", "--once", "--json").stdout)
+        if str(shown["current_step"]).startswith(prefix):
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"no step {prefix}: {shown}")
+
+
+def test_a_run_trains_and_leaves_only_its_results(cloud: Cloud, tmp_path: Path) -> None:
+    launched = cloud.launch()
+    watched = cloud.follow(launched["run_id"])
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    record = cloud.record(launched["run_id"])
+    assert record["outcome"] == "succeeded"
+    assert record["instance"]["id"] == launched["instance_id"]
+    assert [phase["name"] for phase in record["phases"]] == [
+        *("initialization", "system_setup", "venv_download", "gpu_preflight"),
+        *("data_sync", "training", "results_sync", "cleanup"),
+    ]
+    naive = record["metrics"]["baselines"]["seasonal_naive"]
+    assert record["metrics"]["WQL"] < naive["WQL"]
+    assert record["metrics"]["MASE"] < naive["MASE"]
+    wanted = {"config.yaml", "models/model.pkl", "training.json", "logs/bootstrap.log", "run.json"}
+    assert wanted <= cloud.keys(f"local/{launched['run_id']}/")
+    assert cloud.keys(f"logs/{launched['run_id']}/") == {"phase_logs.json"}
+    fetched = cloud.invoke("fetch", "--env", "local", "--into", str(tmp_path))
+    assert fetched.returncode == 0, fetched.stderr
+    log = (tmp_path / launched["run_id"] / "logs" / "bootstrap.log").read_text()
+    assert log.rstrip().endswith(f"end of the log of run {launched['run_id']}")
+
+
+def test_a_trainer_that_exits_3_fails_the_run_at_training(cloud: Cloud) -> None:
+    launched = cloud.launch(*command("bash", "-c", "echo out of luck >&2; exit 3"))
+    watched = cloud.follow(launched["run_id"])
+    assert watched.returncode == ExitCode.RUN_FAILED, watched.stdout + watched.stderr
+    record = cloud.record(launched["run_id"])
+    assert (record["outcome"], record["failed_step"], record["exit_code"]) == ("failed", "training", 3)
+    assert "3" in record["error"]
+    log = cloud.invoke("logs", "--env", "local", "--run", launched["run_id"])
+    assert "out of luck" in log.stdout
+
+
+def test_a_hanging_trainer_holds_the_environment_until_it_is_killed(cloud: Cloud) -> None:
+    launched = cloud.launch(*rehearsal("--hang-at-step", "20"))
+    second = cloud.invoke("launch", "--env", "local")
+    assert second.returncode == ExitCode.HELD, second.stderr
+    assert launched["run_id"] in second.stderr and launched["instance_id"] in second.stderr
+    assert cloud.live_instances() == [launched["instance_id"]]
+    wait_for_step(cloud, "step_")
+    killed = cloud.invoke("kill", "--env", "local", "--yes")
+    assert killed.returncode == 0, killed.stderr
+    record = cloud.record(launched["run_id"])
+    assert (record["outcome"], record["failed_step"]) == ("killed", "training")
+    watched = cloud.follow(launched["run_id"])
+    assert watched.returncode == ExitCode.RUN_KILLED, watched.stdout
+
+
+def test_a_corrupt_environment_archive_fails_at_venv_download(cloud: Cloud) -> None:
+    aws = cloud.aws
+    manifest_key = "cached-datasets/python-env/MANIFEST.json"
+    manifest = json.loads(aws.s3.get_object(Bucket=aws.bucket, Key=manifest_key)["Body"].read())
+    key = f"cached-datasets/python-env/{manifest['archive']}"
+    good = aws.s3.get_object(Bucket=aws.bucket, Key=key)
+    body, metadata = good["Body"].read(), good["Metadata"]
+    aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body[: len(body) // 2])
+    try:
+        launched = cloud.launch()
+        watched = cloud.follow(launched["run_id"])
+    finally:
+        aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body, Metadata=metadata)
+    assert watched.returncode == ExitCode.RUN_FAILED
+    record = cloud.record(launched["run_id"])
+    assert (record["outcome"], record["failed_step"]) == ("failed", "venv_download")
+    assert "corrupt" in record["error"] and "invoke build-env" in record["error"]
+
+
+def test_scripts_altered_after_the_launch_are_never_run(cloud: Cloud) -> None:
+    aws = cloud.aws
+    key = "cached-datasets/scripts/lib/phases.sh"
+    good = aws.s3.get_object(Bucket=aws.bucket, Key=key)
+    body, metadata = good["Body"].read(), good["Metadata"]
+    aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=b"touch /tmp/altered-script-ran\n" + body)
+    try:
+        launched = cloud.launch()
+        watched = cloud.follow(launched["run_id"])
+        freed = cloud.invoke("kill", "--env", "local", "--yes")
+    finally:
+        aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body, Metadata=metadata)
+    assert watched.returncode == ExitCode.RUN_LOST, watched.stdout + watched.stderr
+    assert freed.returncode == 0, freed.stderr
+    assert cloud.record(launched["run_id"])["outcome"] == "lost"
+    assert not Path("/tmp/altered-script-ran").exists()
+
+
+def test_a_claim_without_its_instance_is_taken_over(cloud: Cloud) -> None:
+    first = cloud.launch(*rehearsal("--hang-at-step", "20"))
+    cloud.aws.ec2.terminate_instances(InstanceIds=[first["instance_id"]])
+    time.sleep(1.1)  # run ids count seconds
+    second = cloud.launch(*command("bash", "-c", "exit 3"))
+    assert cloud.record(first["run_id"])["outcome"] == "lost"
+    assert cloud.follow(second["run_id"]).returncode == ExitCode.RUN_FAILED

@@ -1,0 +1,300 @@
+"""When the environment is built, when it is not, and what is left when building fails."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from chronos_ec2.errors import ChronosError
+from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.workstation import environment_build
+from chronos_ec2.workstation.environment_build import BuiltEnvironment, build_environment, main
+from chronos_ec2.workstation.environment_interpreter import Interpreter, StagedInterpreter
+from chronos_ec2.workstation.environment_packages import LockedRequirements, try_environment
+
+
+def quiet(_line: str) -> None:
+    """Take progress and drop it."""
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    path = tmp_path / "some.lock"
+    path.write_text("six==1.17.0\n")
+    return path
+
+
+@pytest.fixture
+def instant_build(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Replace the costly part; returns the lock files it was called for."""
+    calls: list[Path] = []
+
+    def build(
+        interpreter: Interpreter, locked: LockedRequirements, folder: Path, say: object, trim: bool
+    ) -> environment_build._Facts:
+        calls.append(locked.path)
+        archive = folder / f"chronos-venv-{interpreter.version}.tar.gz"
+        archive.write_text(f"built from {locked.pins}, {trim}")
+        return environment_build._Facts(list(locked.pins), "2.34")
+
+    monkeypatch.setattr(environment_build, "_build", build)
+    return calls
+
+
+def test_the_same_inputs_give_the_same_bytes_in_another_folder(tiny_environment, tmp_path: Path) -> None:
+    again = build_environment(tiny_environment.lock, tmp_path / "a longer path" / "env", say=quiet)
+    assert again.rebuilt
+    assert again.manifest["sha256"] == tiny_environment.built.manifest["sha256"]
+    assert again.archive.read_bytes() == tiny_environment.built.archive.read_bytes()
+
+
+def test_it_starts_from_any_folder_it_is_unpacked_to(tiny_environment) -> None:
+    python = tiny_environment.unpacked / "bin" / "python3"
+    code = "import six, sys; print(sys.prefix); print(six.__file__)"
+    result = subprocess.run([python, "-I", "-c", code], env={}, capture_output=True, text=True, check=True)
+    prefix, six = result.stdout.splitlines()
+    assert Path(prefix) == tiny_environment.unpacked
+    assert Path(six).is_relative_to(tiny_environment.unpacked)
+
+
+def test_it_holds_no_installer_and_no_script_that_names_another_python(tiny_environment) -> None:
+    assert names_in(tiny_environment.unpacked) == {"bin", "lib", "pyvenv.cfg"}
+    version = re.match(r"\d+\.\d+", tiny_environment.built.manifest["python"])
+    assert version is not None
+    assert names_in(tiny_environment.unpacked / "bin") == {"python", "python3", f"python{version[0]}"}
+    left = {path.name for path in tiny_environment.unpacked.rglob("*")}
+    assert left.isdisjoint({"ensurepip", "idlelib", "tkinter", "test", "lib2to3", "pip"})
+
+
+def test_unchanged_inputs_are_not_built_again(lock: Path, tmp_path: Path, instant_build: list[Path]) -> None:
+    lines: list[str] = []
+    first = build_environment(
+        lock, tmp_path / "env", say=quiet, now=lambda: datetime(2025, 1, 15, tzinfo=UTC)
+    )
+    second = build_environment(lock, tmp_path / "env", say=lines.append)
+    assert (first.rebuilt, second.rebuilt) == (True, False)
+    assert second.manifest == first.manifest
+    assert first.manifest["built_at"] == "2025-01-15T00:00:00Z"
+    assert instant_build == [lock]
+    (line,) = lines
+    assert line.startswith("environment unchanged")
+
+
+def test_a_changed_lock_file_or_another_kind_of_build_is_built(
+    lock: Path, tmp_path: Path, instant_build: list[Path]
+) -> None:
+    first = build_environment(lock, tmp_path / "env", say=quiet)
+    lock.write_text("six==1.16.0\n")
+    second = build_environment(lock, tmp_path / "env", say=quiet)
+    third = build_environment(lock, tmp_path / "env", say=quiet, trim=False)
+    assert second.rebuilt and third.rebuilt
+    assert len({built.manifest["inputs_sha256"] for built in (first, second, third)}) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", ["archive cut short", "byte flipped", "archive gone", "manifest gone", "not JSON"]
+)
+def test_damage_is_found_and_repaired(
+    damage: str, lock: Path, tmp_path: Path, instant_build: list[Path]
+) -> None:
+    built = build_environment(lock, tmp_path / "env", say=quiet)
+    content = built.archive.read_bytes()
+    manifest = built.archive.parent / "MANIFEST.json"
+    match damage:
+        case "archive cut short":
+            built.archive.write_bytes(content[:-1])
+        case "byte flipped":
+            built.archive.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        case "archive gone":
+            built.archive.unlink()
+        case "manifest gone":
+            manifest.unlink()
+        case "not JSON":
+            manifest.write_text('{"archive": ')
+    again = build_environment(lock, tmp_path / "env", say=quiet)
+    assert again.rebuilt
+    assert again.archive.read_bytes() == content
+
+
+def test_an_archive_of_another_python_is_replaced(
+    lock: Path, tmp_path: Path, instant_build: list[Path]
+) -> None:
+    output = tmp_path / "env"
+    output.mkdir()
+    (output / "chronos-venv-3.9.1.tar.gz").write_text("old")
+    built = build_environment(lock, output, say=quiet)
+    assert names_in(output) == {built.archive.name, "MANIFEST.json"}
+
+
+def test_what_a_killed_build_left_is_swept_away(
+    lock: Path, tmp_path: Path, instant_build: list[Path]
+) -> None:
+    output = tmp_path / "env"
+    (output / ".building-abc" / "root").mkdir(parents=True)
+    built = build_environment(lock, output, say=quiet)
+    assert names_in(output) == {built.archive.name, "MANIFEST.json"}
+
+
+def test_a_second_build_waits_for_the_first_and_then_has_nothing_to_do(
+    lock: Path, tmp_path: Path, instant_build: list[Path]
+) -> None:
+    output = tmp_path / "env"
+    build_environment(lock, output, say=quiet)
+    waiting = threading.Event()
+    results: list[BuiltEnvironment] = []
+    holder = os.open(output, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    second = threading.Thread(
+        target=lambda: results.append(build_environment(lock, output, say=lambda line: waiting.set()))
+    )
+    second.start()
+    assert waiting.wait(timeout=30)
+    assert results == []
+    os.close(holder)
+    second.join(timeout=30)
+    assert [built.rebuilt for built in results] == [False]
+
+
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_build_leaves_nothing(
+    signal_number: signal.Signals, status: int, lock: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "env"
+    command = [sys.executable, "-m", "chronos_ec2.workstation.environment_build"]
+    build = subprocess.Popen(
+        [*command, "--requirements", str(lock), "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not list(output.glob(".building-*/root/bin/python3")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    build.send_signal(signal_number)
+    stdout, _ = build.communicate(timeout=60)
+    assert (build.returncode, stdout) == (status, b"")
+    assert names_in(output) == set()
+
+
+def test_a_failed_build_keeps_the_old_environment_and_nothing_else(
+    lock: Path, tmp_path: Path, instant_build: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "env"
+    old = build_environment(lock, output, say=quiet)
+    content = old.archive.read_bytes()
+    lock.write_text("six==1.16.0\n")
+
+    def full_disk(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(environment_build, "_build", full_disk)
+    with pytest.raises(ChronosError, match=r"cannot build into .*No space left on device"):
+        build_environment(lock, output, say=quiet)
+    assert names_in(output) == {old.archive.name, "MANIFEST.json"}
+    assert old.archive.read_bytes() == content
+
+
+def test_a_package_that_cannot_be_had_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    lock = tmp_path / "some.lock"
+    lock.write_text("no-such-package==1.0\n")
+    status = main(["--requirements", str(lock), "--output", str(tmp_path / "env")])
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (ExitCode.FAILED, "")
+    assert "no-such-package==1.0" in captured.err
+    assert names_in(tmp_path / "env") == set()
+
+
+def test_a_package_that_cannot_be_imported_fails_the_build(tiny_environment, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(tiny_environment.unpacked, root, symlinks=True)
+    staged = StagedInterpreter(root, root / "bin" / "python3", root / "lib")
+    packages = staged.packages_folder()
+    (packages / "broken.py").write_text(
+        "raise ImportError('libmissing.so.1: cannot open shared object file')"
+    )
+    described = packages / "broken-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (described / "top_level.txt").write_text("broken\n")
+    with pytest.raises(ChronosError, match=r"does not work, so it was not kept:[\s\S]*libmissing\.so\.1"):
+        try_environment(staged, ["broken==1.0"])
+    assert try_environment(staged, ["six==1.17.0", "only-on-windows==1.0"]) == ["six==1.17.0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("numpy\n", "line 1: 'numpy' is not locked"),
+        ("six==1.17.0\nnumpy>=2\n", "line 2: 'numpy>=2' is not locked"),
+        ("six==1.*\n", "is not locked"),
+        ("six @ file:///tmp/six.whl\n", "is not locked"),
+        ("# nothing\n\n", "names no package"),
+    ],
+)
+def test_a_requirements_file_that_is_not_locked_is_refused(
+    content: str, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "loose.txt"
+    path.write_text(content)
+    with pytest.raises(ChronosError, match=re.escape(complaint)):
+        LockedRequirements.read(path)
+
+
+def test_hashes_options_markers_and_comments_may_stand_in_a_lock_file(tmp_path: Path) -> None:
+    path = tmp_path / "full.lock"
+    path.write_text(
+        "--prefer-binary\n"
+        "six==1.17.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb  # why\n"
+        "torch==2.5.1+cu124 ; sys_platform == 'linux'\n"
+        "a.b_c[extra]==1!2.0\n"
+    )
+    assert LockedRequirements.read(path).pins == ("six==1.17.0", "torch==2.5.1+cu124", "a.b_c==1!2.0")
+
+
+def test_a_missing_requirements_file_is_one_line_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["--requirements", str(tmp_path / "none.lock"), "--output", str(tmp_path / "env")])
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (ExitCode.FAILED, "")
+    assert captured.err.startswith("environment_build: cannot read the requirements file")
+    assert not (tmp_path / "env").exists()
+
+
+def test_anything_but_linux_is_told_where_to_build(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ChronosError, match=r"has to be built on Linux, and this is darwin; .* in CI"):
+        build_environment(lock, tmp_path / "env", say=quiet)
+    assert not (tmp_path / "env").exists()
+
+
+def test_stdout_is_the_archive_and_progress_is_on_stderr(
+    lock: Path, tmp_path: Path, instant_build: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--requirements", str(lock), "--output", str(tmp_path / "env")]
+    assert main(arguments) == ExitCode.OK
+    captured = capsys.readouterr()
+    assert Path(captured.out.strip()).is_file()
+    assert "built " in captured.err
+    assert main([*arguments, "--quiet"]) == ExitCode.OK
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,113 @@
+"""Uploading results to a fake S3."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronos_ec2.instance.results_sync import ResultsSync, choose_files
+
+from .conftest import BUCKET, REPOSITORY
+from .fakes import FakeS3, Fault
+
+PREFIX = "dev/2025-01-15-143022/"
+RESULTS = [
+    "checkpoints/checkpoint-100/weights.npz",
+    "checkpoints/checkpoint-90/weights.npz",
+    "forecasts.parquet",
+    "logs/training log.txt",
+    "metrics.jsonl",
+    "models/model.pkl",
+    "training.json",
+    "zones.txt",
+]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    folder = tmp_path / "the output"
+    left_out = [
+        "checkpoints/checkpoint-9/weights.npz",
+        "checkpoints/.tmp-checkpoint-110/weights.npz",
+        ".tmp-training.json",
+        "models/.tmp-model.pkl",
+    ]
+    for name in [*RESULTS, *left_out]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (folder / "latest").symlink_to(folder / "checkpoints")
+    (folder / "passwd").symlink_to("/etc/passwd")
+    (folder / "empty").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def sync(s3_client: Any, output: Path) -> ResultsSync:
+    return ResultsSync(s3_client, BUCKET, PREFIX, output, sleep=lambda _: None)
+
+
+def test_results_are_chosen_and_the_record_comes_last(output: Path) -> None:
+    names = [str(name) for name in choose_files(output)]
+    assert sorted(names) == sorted([*RESULTS, "empty"])
+    assert names[-1] == "training.json"
+
+
+def test_everything_arrives_and_the_record_last(s3: FakeS3, sync: ResultsSync) -> None:
+    report = sync.run()
+    expected = {f"{BUCKET}/{PREFIX}{name}": name.encode() for name in RESULTS}
+    assert s3.objects == {**expected, f"{BUCKET}/{PREFIX}empty": b""}
+    assert (report.files, report.bytes, report.failures) == (9, sum(map(len, RESULTS)), ())
+    assert [key for method, key in s3.requests if method == "PUT"][-1].endswith("training.json")
+
+
+def test_a_hiccup_is_tried_again(s3: FakeS3, sync: ResultsSync) -> None:
+    s3.faults.append(Fault("PUT", "model.pkl", 400, "BadDigest", times=2))
+    assert sync.run().failures == ()
+
+
+def test_a_file_that_fails_is_named_and_keeps_nothing_back(s3: FakeS3, sync: ResultsSync) -> None:
+    s3.faults.append(Fault("PUT", "model.pkl", 400, "BadDigest"))
+    report = sync.run()
+    assert len(report.failures) == 1 and "models/model.pkl" in report.failures[0]
+    assert len(s3.objects) == 8 and not report.denied
+
+
+def test_an_object_of_another_size_is_a_failure(s3: FakeS3, s3_client: Any, output: Path) -> None:
+    class Lossy:
+        """Loses the last byte of the model on its way."""
+
+        def upload_file(self, path: str, bucket: str, key: str, **_: Any) -> None:
+            body = Path(path).read_bytes()
+            s3_client.put_object(Bucket=bucket, Key=key, Body=body[:-1] if "model" in key else body)
+
+        def head_object(self, **where: str) -> Any:
+            return s3_client.head_object(**where)
+
+    report = ResultsSync(Lossy(), BUCKET, PREFIX, output, sleep=lambda _: None).run()
+    assert [failure.split(";")[0] for failure in report.failures] == [
+        "models/model.pkl: 15 bytes arrived of 16"
+    ]
+
+
+def test_the_command_line(s3: FakeS3, output: Path) -> None:
+    environment = {**os.environ, **s3.environment(), "PYTHONPATH": str(REPOSITORY / "python")}
+    argv = [sys.executable, "-m", "chronos_ec2.instance.results_sync", "--bucket", BUCKET]
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*argv, *flags], env=environment, capture_output=True, text=True, timeout=20)
+
+    done = run("--prefix", "/dev/2025-01-15-143022", "--from", str(output))
+    assert done.returncode == 0 and done.stdout == ""
+    assert "9 files, 164 bytes" in done.stderr and f"{BUCKET}/{PREFIX}training.json" in s3.objects
+    s3.faults.append(Fault("PUT", "model.pkl", 403, "AccessDenied"))
+    done = run("--prefix", PREFIX, "--from", str(output))
+    assert done.returncode == 15
+    assert "uploading models/model.pkl" in done.stderr and "1 files FAILED" in done.stderr
+    assert run("--prefix", "/", "--from", str(output)).returncode == 2
+    assert run("--prefix", PREFIX, "--from", "/no/such/folder").returncode == 2

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chronos_ec2.errors import DataInvalid
+from chronos_ec2.instance.series import load_series
+
+from .conftest import START, write_series
+
+NAN = float("nan")
+
+
+def write(folder: Path, name: str, ids: Any, times: Any, targets: Any) -> None:
+    pq.write_table(pa.table({"item_id": ids, "timestamp": times, "target": targets}), folder / name)
+
+
+def hours(count: int) -> np.ndarray[Any, Any]:
+    return START + np.arange(count) * np.timedelta64(1, "h")
+
+
+def test_series_that_span_files_in_any_order_come_out_whole_and_sorted(tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(20)
+    write(tmp_path, "2.parquet", ["b"] * 20, hours(20)[order], np.arange(20.0)[order])
+    write(
+        tmp_path,
+        "1.parquet",
+        ["a"] * 5 + ["c"],
+        hours(10)[[5, 6, 7, 8, 9, 0]],
+        np.array([5.0, 6, 7, 8, 9, 99]),
+    )
+    write(tmp_path, "3.parquet", ["a"] * 5, hours(5), np.arange(5.0))
+    series = load_series(tmp_path, min_length=10)
+    assert series.ids == ["a", "b"]
+    assert series.values.tolist() == [*range(10), *range(20)]
+    assert series.offsets.tolist() == [0, 10, 30]
+    assert (series.rows, series.dropped_short, series.gaps) == (31, 1, 0)
+    assert series.spacing_seconds == 3600
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array([3, 3, 3]), ["3"]),
+        (pa.array(["x", "x", "x"]).dictionary_encode(), ["x"]),
+        (pa.array(["x", "x", "x"], pa.large_string()), ["x"]),
+    ],
+    ids=["int", "categorical", "large text"],
+)
+def test_ids_and_targets_of_any_type_are_read(tmp_path: Path, ids: Any, expected: list[str]) -> None:
+    days = pa.array(np.datetime64("2024-01-01") + np.arange(3), pa.date32())
+    write(tmp_path, "a.parquet", ids, days, pa.array([1, 2, None], pa.int32()))
+    series = load_series(tmp_path, min_length=1)
+    assert series.ids == expected
+    assert series.spacing_seconds == 86400
+    assert np.isnan(series.values[2])
+
+
+def test_zoned_times_become_utc(tmp_path: Path) -> None:
+    zoned = pa.array(hours(3)).cast(pa.timestamp("ns", tz="America/New_York"))
+    write(tmp_path, "a.parquet", ["a"] * 3, zoned, np.ones(3))
+    assert load_series(tmp_path, 1).times.tolist() == hours(3).astype("int64").tolist()
+
+
+def test_gaps_in_values_are_filled_from_the_past_of_the_same_series_only(tmp_path: Path) -> None:
+    write_series(tmp_path, "a.parquet", {"a": [1, NAN, NAN, 4], "b": [NAN, 5, NAN, 7]})
+    series = load_series(tmp_path, 1)
+    assert series.filled.tolist() == [1, 1, 1, 4, 5, 5, 5, 7]
+    assert np.isnan(series.values).tolist() == [False, True, True, False, True, False, True, False]
+
+
+def test_a_series_without_any_value_is_dropped(tmp_path: Path) -> None:
+    write_series(tmp_path, "a.parquet", {"a": [NAN] * 5, "b": [1.0] * 5})
+    series = load_series(tmp_path, 5)
+    assert (series.ids, series.dropped_short) == (["b"], 1)
+
+
+def test_gaps_in_time_are_counted_not_filled(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "a.parquet",
+        ["a"] * 9 + ["b"] * 10,
+        np.append(np.delete(hours(10), 4), hours(10)),
+        np.ones(19),
+    )
+    assert load_series(tmp_path, 1).gaps == 1
+
+
+def test_the_fingerprint_knows_the_data_and_not_its_files(tmp_path: Path) -> None:
+    prints = []
+    for number, parts in enumerate(
+        ([{"a": [1, 2], "b": [3, 4]}], [{"b": [3, 4]}, {"a": [1, 2]}], [{"a": [1, 9]}])
+    ):
+        folder = tmp_path / str(number)
+        for part, content in enumerate(parts):
+            write_series(folder, f"{part}.parquet", content)
+        prints.append(load_series(folder, 1).fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "times", "targets", "says"),
+    [
+        (["a"] * 3, hours(3), [1, float("inf"), 3], "a.parquet, row 1: target is infinite"),
+        (["a"] * 3, hours(3), [1, 1e39, 3], "a.parquet, row 1: target is infinite"),
+        (["a", None, "a"], hours(3), [1.0, 2, 3], "a.parquet, row 1: item_id is null"),
+        (["a"] * 3, pa.array([*hours(2).tolist(), None]), [1.0, 2, 3], "a.parquet, row 2: timestamp is null"),
+        (["a"] * 3, hours(3)[[0, 1, 1]], [1.0, 2, 3], "'a' has two rows at 2024-01-01T01:00"),
+        (["a"] * 3, ["x", "y", "z"], [1.0, 2, 3], "a.parquet: cannot be read"),
+        (["a"] * 2, hours(2), [1.0, 2], "longest has 2 rows and training needs 3"),
+    ],
+    ids=["inf", "too large", "null id", "null time", "duplicate", "text time", "short"],
+)
+def test_bad_data_is_refused_by_file_and_row(
+    tmp_path: Path, ids: Any, times: Any, targets: Any, says: str
+) -> None:
+    write(tmp_path, "a.parquet", ids, times, np.asarray(targets, dtype=float))
+    with pytest.raises(DataInvalid, match=says.replace("(", r"\(")):
+        load_series(tmp_path, 3)
+
+
+def test_no_file_a_cut_file_a_missing_column_and_no_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataInvalid, match=r"no \.parquet file"):
+        load_series(tmp_path, 1)
+    write_series(tmp_path, "a.parquet", {"a": []})
+    with pytest.raises(DataInvalid, match="no series is long enough"):
+        load_series(tmp_path, 1)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataInvalid, match=r"a\.parquet: cannot be read"):
+        load_series(tmp_path, 1)
+    pq.write_table(pa.table({"item_id": ["a"], "target": [1.0]}), tmp_path / "a.parquet")
+    with pytest.raises(DataInvalid, match=r"a\.parquet: column timestamp is missing"):
+        load_series(tmp_path, 1)
