@@ -31,7 +31,7 @@ parse_arguments() {
   while (($# > 0)); do
     case $1 in
       --env)
-        if (($# < 2)); then
+        if (($# < 2)) || [[ -z $2 ]]; then
           log_error "$1 takes a value; see --help"
           exit "$EXIT_USAGE"
         fi

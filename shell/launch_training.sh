@@ -30,7 +30,7 @@ parse_arguments() {
   while (($# > 0)); do
     case $1 in
       --env | --set)
-        if (($# < 2)); then
+        if (($# < 2)) || [[ -z $2 ]]; then
           log_error "$1 takes a value; see --help"
           exit "$EXIT_USAGE"
         fi
@@ -76,7 +76,7 @@ get_latest_ami() {
 # Prints {id, name, root_device} of an image. <ami id>
 describe_ami() {
   if ! retry_with_backoff 6 aws ec2 describe-images --image-ids "$1" --output json \
-    || ! jq -ce '.Images[0] | {id: .ImageId, name: .Name, root_device: .RootDeviceName}' <<<"$AWS_OUTPUT"; then
+    || ! jq -ce '.Images[0] // empty | {id: .ImageId, name: .Name, root_device: .RootDeviceName}' <<<"$AWS_OUTPUT"; then
     log_error "AMI $1 cannot be used in $AWS_DEFAULT_REGION. ${AWS_ERROR_TEXT:-}"
     return "$EXIT_NO_AMI"
   fi
@@ -194,13 +194,21 @@ claim() {
   body=$(jq -c . "$work/state.json")
   holder=$(check_concurrent_run "$bucket" "$environment") || status=$?
   case $status in
-    0) atomic_write_state "$bucket" "$environment" "$body" '' || status=$? ;;
-    "$EXIT_HELD") take_over_stale_claim "$bucket" "$environment" "$body" "$holder" && status=0 || status=$? ;;
+    0)
+      claimed=true
+      atomic_write_state "$bucket" "$environment" "$body" '' || status=$?
+      ;;
+    "$EXIT_HELD")
+      claimed=true
+      take_over_stale_claim "$bucket" "$environment" "$body" "$holder" && status=0 || status=$?
+      ;;
     "$EXIT_STATE_UNREADABLE")
       log_error "the state file cannot be read; look at it, then free the environment with: invoke kill --env $environment"
       return "$status"
       ;;
   esac
+  # From the attempt on there may be something to give back; a refusal says that there is not.
+  case $status in 0 | "$EXIT_FAILED") ;; *) claimed=false ;; esac
   if ((status == EXIT_STATE_CONFLICT)); then
     holder=$(check_concurrent_run "$bucket" "$environment") || true
     log_error "${holder:-another launch was faster}"
@@ -244,6 +252,7 @@ release_claim() {
 on_exit() {
   local status=$?
   trap - EXIT
+  trap '' TERM INT
   if [[ $claimed == true && $handed_over == false ]]; then release_claim "$status"; fi
   if [[ -n $work ]]; then rm -rf "${work:?}"; fi
   exit "$status"
@@ -283,6 +292,8 @@ main() {
   use_aws_settings "$settings"
   require_conditional_writes
   work=$(mktemp -d)
+  # What a signal leaves half done goes with it.
+  export TMPDIR=$work
   run_id=$(TZ=UTC printf '%(%Y-%m-%d-%H%M%S)T' -1)
   prepare
   if [[ $dry_run == true ]]; then
@@ -290,7 +301,6 @@ main() {
     return 0
   fi
   claim
-  claimed=true
   log_info "run $run_id holds $environment"
   put_run_file config.yaml application/yaml
   put_run_file run.json application/json

@@ -5,7 +5,7 @@ readonly _CHRONOS_LOG=1
 
 # <level> <message…>
 _log() {
-  local level=$1
+  local level=$1 TZ=UTC
   shift
   printf '%(%Y-%m-%dT%H:%M:%SZ)T %-5s %s\n' -1 "$level" "$*" >&2
 }

@@ -19,12 +19,12 @@ update_run_record() {
       return
     fi
     etag=$(jq -r .ETag <<<"$AWS_OUTPUT")
-    if jq -e '.ended_at != null' "$file" >/dev/null 2>&1; then
+    if [[ $(jq '.ended_at != null' "$file" 2>/dev/null) == true ]]; then
       rm -f "$file"
       return 0
     fi
     # shellcheck disable=SC2016  # a jq program
-    if ! record=$(jq --argjson changes "$changes" '. * $changes' "$file"); then
+    if ! record=$(jq --argjson changes "$changes" '. * $changes' "$file") || [[ -z $record ]]; then
       rm -f "$file"
       log_error "s3://$bucket/$key is not a JSON object; it is left as it is"
       return "$EXIT_STATE_UNREADABLE"

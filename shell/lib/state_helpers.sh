@@ -19,6 +19,7 @@ source "$_state_lib_dir/log.sh"
 STATE_JSON=''
 STATE_ETAG=''
 AWS_ERROR_CODE=''
+AWS_ERROR_TEXT=''
 AWS_OUTPUT=''
 readonly _STATE_RACES=6
 
@@ -53,10 +54,11 @@ _backoff_seconds() {
 }
 
 # Runs an AWS call; transient failures again, with capped exponential backoff and full jitter.
-# <attempts> <command…>   Sets AWS_OUTPUT (its stdout) and AWS_ERROR_CODE; returns the command's own status.
+# <attempts> <command…>   Sets AWS_OUTPUT (its stdout), AWS_ERROR_CODE and AWS_ERROR_TEXT; returns the command's own status.
 retry_with_backoff() {
   local attempts=$1 attempt status errors
   shift
+  AWS_ERROR_CODE='' AWS_ERROR_TEXT='no temporary file could be made'
   errors=$(mktemp) || return "$EXIT_FAILED"
   for ((attempt = 0; attempt < attempts; attempt++)); do
     AWS_ERROR_CODE=''
@@ -94,6 +96,11 @@ _report_aws_error() {
 # Checks a state body against the schema; says what is wrong. <json>
 validate_state() {
   local table problems
+  # No input is no error to jq.
+  if [[ -z ${1//[[:space:]]/} ]]; then
+    log_error "state file: it is empty"
+    return "$EXIT_STATE_UNREADABLE"
+  fi
   table=$(_state_table) || return
   if ! problems=$(jq -r --slurpfile table "$table" -f "$_state_lib_dir/state_schema.jq" <<<"$1" 2>&1); then
     log_error "state file: cannot be checked: $problems"
@@ -269,7 +276,13 @@ delete_state() {
     if ((status != 0)); then return "$status"; fi
     if [[ $(jq -r .run_id <<<"$STATE_JSON") != "$run_id" ]]; then return 0; fi
     if delete_state_if_match "$bucket" "$environment" "$STATE_ETAG"; then return 0; fi
-    case $AWS_ERROR_CODE in PreconditionFailed | 412) ;; *) return "$EXIT_FAILED" ;; esac
+    case $AWS_ERROR_CODE in
+      PreconditionFailed | 412) ;;
+      *)
+        _report_aws_error "deleting s3://$bucket/$environment/system-state.json"
+        return
+        ;;
+    esac
     sleep "$(_backoff_seconds "$race")"
   done
   return "$EXIT_STATE_CONFLICT"

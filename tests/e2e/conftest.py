@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Cloud:
     ) -> subprocess.CompletedProcess[str]:
         """Run a Bash script without Invoke, on the variables that `local.env` prints."""
         exports = self.invoke("local.env").stdout
-        line = f"{exports}\nexec {REPOSITORY}/shell/{name} \"$@\""
+        line = f'{exports}\nexec {REPOSITORY}/shell/{name} "$@"'
         return subprocess.run(
             ["bash", "-c", line, name, *words],
             cwd=self.home,
@@ -90,13 +91,21 @@ class Cloud:
         answer = self.aws.ec2.describe_instances(Filters=states)
         return [item["InstanceId"] for group in answer["Reservations"] for item in group["Instances"]]
 
-    def assert_nothing_left(self) -> None:
-        """No instance, no state file, no staged state, no process, no disk."""
-        assert self.live_instances() == []
-        assert {key for key in self.keys("local/") if key.startswith("system-state.json")} == set()
+    def assert_nothing_left(self, patience_seconds: float = 20) -> None:
+        """No instance, no state file, no staged state, no process, no disk, once the machine has had time to go."""
+        deadline = time.monotonic() + patience_seconds
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert left == []
+
+    def _left(self) -> list[str]:
         disks = self.home / "instances"
-        assert not disks.exists() or list(disks.iterdir()) == []
-        assert processes_naming(disks) == []
+        return [
+            *self.live_instances(),
+            *sorted(key for key in self.keys("local/") if key.startswith("system-state.json")),
+            *([str(disk) for disk in disks.iterdir()] if disks.exists() else []),
+            *processes_naming(disks),
+        ]
 
 
 def processes_naming(folder: Path) -> list[str]:

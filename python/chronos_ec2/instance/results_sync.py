@@ -33,6 +33,8 @@ THREADS: Final = 8
 KEPT_CHECKPOINTS: Final = 2
 LAST: Final = "training.json"
 _ATTEMPTS: Final = 3
+# The bucket's lifecycle rules tell these objects by tag, because a run's id stands in front of their names.
+_LIFECYCLE_TAGS: Final = {"logs": "chronos-class=log", "models": "chronos-class=model"}
 _CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 _TRANSFER: Final = TransferConfig(max_concurrency=4)
 
@@ -136,6 +138,8 @@ class ResultsSync:
         path, key = self._source / name, f"{self._prefix}{name}"
         size = path.stat().st_size
         extra = {"ChecksumAlgorithm": "SHA256"}
+        if name.parts[0] in _LIFECYCLE_TAGS:
+            extra["Tagging"] = _LIFECYCLE_TAGS[name.parts[0]]
         self._client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
         stored = int(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
         if stored != size:

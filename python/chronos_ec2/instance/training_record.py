@@ -115,7 +115,7 @@ class TrainingRecord:
             self._observe_numbers(event)
             self._summarised = self._summarised or kind == "train_summary"
         elif kind == "checkpoint":
-            self._checkpoint = event
+            self._checkpoint = {name: value for name, value in event.items() if name != "event"}
         elif kind == "warning" and len(self._warnings) < MAX_WARNINGS:
             self._warnings.append(str(event.get("message"))[:500])
         elif kind == "train_end":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 _CLOUD: Final = "var/lib/cloud"
 
@@ -41,20 +40,21 @@ def per_boot_command(disk: Path) -> list[str]:
 
 
 def wipe_disk(disk: Path) -> None:
-    """Delete a guest's folder, read-only parts included."""
-
-    def allow_and_retry(function: Any, path: str, _problem: Any) -> None:
-        Path(path).parent.chmod(0o700)
-        if not os.path.islink(path):
-            os.chmod(path, 0o700)
-        if function in (os.scandir, os.open, os.lstat, os.listdir):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            function(path)
-
+    """Delete a guest's folder, read-only parts included; links are removed, never followed."""
     if not disk.exists():
         return
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(disk, onexc=allow_and_retry)
-    else:
-        shutil.rmtree(disk, onerror=allow_and_retry)
+    try:
+        shutil.rmtree(disk)
+    except PermissionError:
+        _open_up(disk)
+        shutil.rmtree(disk)
+    except FileNotFoundError:
+        shutil.rmtree(disk, ignore_errors=True)  # another thread wipes it too
+
+
+def _open_up(top: Path) -> None:
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        folder.chmod(0o700)
+        folders += [child for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,7 +95,7 @@ def process_start(pid: int) -> str | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return None if os.path.isdir("/proc/self") else _process_start_by_ps(pid)
+        return None if Path("/proc/self").is_dir() else _process_start_by_ps(pid)
     return None if fields[0] in (b"Z", b"X") else f"{_boot_id()}:{fields[19].decode()}"
 
 

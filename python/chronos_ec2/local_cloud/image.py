@@ -16,28 +16,27 @@ from typing import Final
 
 from chronos_ec2.errors import ToolMissing
 
-REQUIRED: Final = tuple(
-    """
+_REQUIRED_WORDS: Final = """
     bash sh env cat cp mv rm mkdir rmdir ls ln chmod chown date head tail sort uniq tr cut paste wc tac split
     sha256sum md5sum base64 mktemp sleep timeout tee touch stat df du sync uname id whoami nproc seq dirname
     basename readlink realpath printf echo test [ true false kill setsid nohup nice expr yes od dd truncate
-    mkfifo comm join grep egrep sed awk tar gzip gunzip zcat jq curl find xargs ps hostname flock install
-    """.split()
-)
-OPTIONAL: Final = tuple(
-    """
-    zstd unzstd zstdcat xz unxz unsquashfs s5cmd nvidia-smi free uptime lscpu pgrep pkill which diff cmp
-    file less getconf locale strace lsof ionice tty logname groups arch b2sum sha1sum sha512sum numfmt
+    mkfifo comm join grep sed awk tar gzip gunzip zcat jq curl find xargs flock
+"""
+_OPTIONAL_WORDS: Final = """
+    ps hostname install egrep zstd unzstd zstdcat xz unxz unsquashfs s5cmd nvidia-smi free uptime lscpu
+    which diff cmp file getconf locale strace lsof ionice tty logname groups arch b2sum sha1sum sha512sum
     shuf fold fmt nl expand pathchk pwd printenv rev column getopt uuidgen logger openssl ss ip bzip2
-    """.split()
-)
+"""
+REQUIRED: Final = tuple(_REQUIRED_WORDS.split())
+OPTIONAL: Final = tuple(_OPTIONAL_WORDS.split())
 POWER_COMMANDS: Final = ("shutdown", "poweroff", "halt", "reboot")
 _STANDARD_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
 def find_tool(name: str) -> str | None:
-    """Where this machine keeps a program: the standard folders first, then the caller's PATH."""
-    return shutil.which(name, path=f"{_STANDARD_PATH}:{os.environ.get('PATH', '')}")
+    """Where this machine keeps a program: the standard folders, our environment's, then the caller's PATH."""
+    ours = Path(sys.executable).parent
+    return shutil.which(name, path=f"{_STANDARD_PATH}:{ours}:{os.environ.get('PATH', '')}")
 
 
 def build_image(folder: Path, find: Callable[[str], str | None] = find_tool) -> Path:
@@ -51,7 +50,7 @@ def build_image(folder: Path, find: Callable[[str], str | None] = find_tool) -> 
     if missing:
         raise ToolMissing(
             f"the embedded AWS needs these programs for its instances: {', '.join(missing)}; install them "
-            "(Debian, Ubuntu: coreutils findutils procps util-linux jq curl gawk tar gzip) and start it again"
+            "(Debian, Ubuntu: coreutils findutils util-linux grep sed gawk tar gzip jq curl) and start again"
         )
     binaries = folder / "bin"
     shutil.rmtree(folder, ignore_errors=True)

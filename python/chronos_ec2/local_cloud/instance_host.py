@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
 
 from chronos_ec2.local_cloud import supervisor
-from chronos_ec2.local_cloud.gaps import around
 from chronos_ec2.local_cloud.disk import wipe_disk
+from chronos_ec2.local_cloud.gaps import around
 from chronos_ec2.local_cloud.guest import Guest, Hardware
 from chronos_ec2.local_cloud.home import Home
 
@@ -83,6 +84,7 @@ class InstanceHost:
 
     def stop(self, instance: Any) -> Any:
         """StopInstances: stopping at once, stopped when the guest is off; the disk stays."""
+        _require_alive(instance)
         before = copy.copy(instance._state)
         with self._lock:
             guest = self._guests.get(instance.id)
@@ -187,6 +189,7 @@ def install(home: Home, hardware: Hardware) -> InstanceHost:
 
     def starting(start: Callable[..., Any]) -> Callable[..., Any]:
         def start_and_boot(instance: Any) -> Any:
+            _require_alive(instance)
             before = start(instance)
             host.power_on(instance)
             return before
@@ -199,6 +202,12 @@ def install(home: Home, hardware: Hardware) -> InstanceHost:
     around(Instance, "terminate", lambda _original: lambda instance: host.terminate(instance))
     around(Instance, "reboot", lambda _original: lambda instance: host.reboot(instance))
     return host
+
+
+def _require_alive(instance: Any) -> None:
+    if instance.state in ("shutting-down", "terminated"):
+        message = f"The instance '{instance.id}' is not in a state from which it can be started or stopped."
+        raise EC2ClientError("IncorrectInstanceState", message)
 
 
 def _set_state(instance: Any, name: str, code: int) -> None:

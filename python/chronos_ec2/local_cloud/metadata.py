@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def look_up(tree: Tree, path: str) -> str | bytes | None:
-    """The value at a path, or the listing of a folder (its folders end in "/"); None when there is neither."""
+    """The value at a path, or the listing of a folder (folders in it end in "/"), or None."""
     if path in tree:
         return tree[path]()
     folder = path.rstrip("/") + "/" if path.strip("/") else ""

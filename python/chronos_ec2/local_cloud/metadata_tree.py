@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from moto.sts.models import sts_backends
@@ -48,9 +49,9 @@ class RoleCredentials:
             region_name=instance.region_name,
             role_session_name=instance.id,
             role_arn=role.arn,
-            policy=None,
+            policy="",
             duration=CREDENTIALS_SECONDS,
-            external_id=None,
+            external_id="",
         )
         expires = self._now() + timedelta(seconds=CREDENTIALS_SECONDS)
         fields = {
@@ -75,7 +76,7 @@ def metadata_tree(instance: Any, credentials: RoleCredentials) -> Tree:
     if instance.metadata_options.instance_metadata_tags == "enabled":
         for tag in instance.get_tags():
             values[f"meta-data/tags/instance/{tag['key']}"] = tag["value"]
-    tree: Tree = {path: (lambda text=value: text) for path, value in values.items() if value is not None}
+    tree: Tree = {path: partial(str, value) for path, value in values.items() if value is not None}
     if instance.user_data is not None:
         tree["user-data"] = lambda: user_data_of(instance)
     profile = _profile(instance)

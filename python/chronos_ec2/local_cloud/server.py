@@ -95,6 +95,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         client_token,
         conditional_writes,
         console_output,
+        ranged_reads,
         stack_deletion,
         stack_update,
     )
@@ -108,6 +109,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     host = instance_host.install(home, hardware)
     answer.running = host.running
     conditional_writes.install()
+    ranged_reads.install()
     client_token.install()
     stack_deletion.install()
     stack_update.install()

@@ -8,7 +8,9 @@ Run as a plain script by the instance host, with the guest's environment and the
   so guests die even when the host is killed with SIGKILL.
 - The guest asks for power through the FIFO ROOT/run/power: `poweroff SECONDS`, `reboot SECONDS`, `cancel`.
   The clock runs here, so a scheduled power-off fires whatever the guest does.
-- The guest can neither gain privileges (no_new_privs) nor call reboot(2) (CAP_SYS_BOOT is dropped).
+- The guest cannot turn this machine off: it can neither gain privileges (no_new_privs) nor call reboot(2)
+  (CAP_SYS_BOOT is dropped), and where the kernel allows a mount namespace, this machine's power programs and
+  the sockets that they speak to are hidden from it.
 
 The exit status tells the host who asked; see the constants.
 """
@@ -22,6 +24,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from types import FrameType
 
 ASKED_BY_HOST = 0
@@ -30,6 +34,13 @@ REBOOT_BY_GUEST = 41
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 36, 38, 24
 _CAP_SYS_BOOT = 22
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+_POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "init", "telinit", "systemctl", "loginctl")
+POWER_CONTROLS = (
+    *(f"{folder}/{name}" for folder in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in _POWER_NAMES),
+    *("/run/dbus/system_bus_socket", "/run/systemd/private", "/run/initctl", "/dev/initctl"),
+)
 _POLL_SECONDS = 0.02
 _LONGEST_SLEEP_SECONDS = 5.0
 _LINUX = sys.platform == "linux"
@@ -38,6 +49,35 @@ _LINUX = sys.platform == "linux"
 def _prctl(option: int, value: int) -> None:
     if _LINUX:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def hide(paths: Iterable[str]) -> bool:
+    """Cover files with /dev/null in a mount namespace of this process's own. False: the kernel forbids it."""
+    if not _LINUX:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) != 0:
+            return False
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    hidden: bool = libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
+    for path in {os.path.realpath(path) for path in paths if Path(path).exists()}:
+        hidden = libc.mount(b"/dev/null", path.encode(), None, _MS_BIND, None) == 0 and hidden
+    return hidden
+
+
+def may_hide() -> bool:
+    """Whether `hide` works here, tried in a child: a user namespace without a user map cannot be left."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if hide(()) else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _now() -> float:
@@ -53,10 +93,9 @@ def _parents() -> dict[int, int]:
             int(pid): int(parent) for pid, parent in (line.split() for line in listing.stdout.splitlines())
         }
     parents = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            with open(f"/proc/{name}/stat", "rb") as stat:
-                parents[int(name)] = int(stat.read().rpartition(b")")[2].split()[1])
+            parents[int(process.name)] = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
         except OSError:
             continue  # it ended between the listing and the look
     return parents
@@ -115,10 +154,9 @@ class Machine:
         self._deadline: float | None = None
         self._exit_code = POWEROFF_BY_GUEST
         self._pending = b""
-        os.makedirs(f"{root}/run", exist_ok=True)
-        fifo = f"{root}/run/power"
-        if os.path.lexists(fifo):
-            os.unlink(fifo)
+        fifo = Path(root) / "run" / "power"
+        fifo.parent.mkdir(exist_ok=True)
+        fifo.unlink(missing_ok=True)
         os.mkfifo(fifo, 0o600)
         self._fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self._waker, wake = os.pipe()
@@ -129,6 +167,7 @@ class Machine:
 
     def boot(self, command: list[str], root: str) -> None:
         """Start the guest's first process in a session of its own."""
+        hides = may_hide()
 
         def first_steps() -> None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -136,10 +175,12 @@ class Machine:
                 if signal.getsignal(number) is not signal.SIG_DFL:
                     signal.signal(number, signal.SIG_DFL)
             os.umask(0o022)
+            if hides:
+                hide(POWER_CONTROLS)
 
-        self._first = subprocess.Popen(
+        subprocess.Popen(
             command, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=first_steps
-        ).pid
+        )
 
     def run(self) -> int:
         """Serve until power goes off; returns the exit status for the host."""

@@ -76,14 +76,13 @@ def build_environment(
         output: The folder for archive and manifest; made if missing. Two builds into it wait for each other.
         say: Takes progress, a line at a time.
         now: The clock.
-        trim: Whether to drop parts of well-known packages that training never opens.
+        trim: Whether to drop what training never opens in well-known packages.
 
     Raises:
-        ChronosError: It cannot be built; the output folder is as it was.
+        ChronosError: It cannot be built; what the folder held is as it was.
     """
     output = output.resolve()
-    interpreter = Interpreter.running()
-    locked = LockedRequirements.read(requirements)
+    interpreter, locked = Interpreter.running(), LockedRequirements.read(requirements)
     inputs = _digest_of_inputs(interpreter, requirements, trim)
     archive = output / f"chronos-venv-{interpreter.version}.tar.gz"
     try:

@@ -196,8 +196,10 @@ class Observer:
         return replace(sight, detail=trouble) if trouble else sight
 
     def _end(self, run_id: str, document: Mapping[str, Any]) -> Sight:
-        record = parse_record(self._environment, run_id, document, None, self._now())
-        phases = phases_from(document.get("phases"))
+        record = parse_record(self._environment, run_id, document, self._last_state, self._now())
+        phases = phases_from(document.get("phases")) or tuple(
+            phase.ended(self._now()) for phase in self._phases.values()
+        )
         word = "gone" if record.outcome == "lost" else record.outcome
         return replace(self._sight(record, word), outcome=record.outcome, phases=phases)
 

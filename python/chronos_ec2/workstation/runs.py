@@ -249,7 +249,7 @@ def _row(record: RunRecord) -> tuple[str, ...]:
         record.run_id,
         record.outcome + step,
         record.failed_step or "-",
-        f"{record.started_at:%Y-%m-%d %H:%M:%S}" if record.started_at else "-",
+        f"{record.started_at:%m-%d %H:%M}" if record.started_at else "-",
         span_text(record.duration_seconds) if record.duration_seconds is not None else "-",
         "-" if record.wql is None else f"{record.wql:.4f}",
         "-" if record.baseline_wql is None else f"{record.baseline_wql:.4f}",
@@ -263,7 +263,7 @@ def _draw(rows: Sequence[tuple[str, ...]], out: TextIO) -> None:
     from rich.text import Text
 
     colours = {"succeeded": "green", "running": "cyan", "unknown": "yellow"}
-    table = Table(*_HEADINGS, box=None)
+    table = Table(*_HEADINGS, box=None, padding=(0, 1), pad_edge=False)
     for row in rows:
         colour = colours.get(row[1].split()[0], "red")
         table.add_row(Text(row[0]), Text(row[1], style=colour), *map(Text, row[2:]))

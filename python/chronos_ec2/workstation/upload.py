@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.workstation.dataset import check_dataset
 from chronos_ec2.workstation.s3 import (
     decode_object,
     get_bytes,
@@ -165,26 +166,17 @@ def upload_data(
         NotUploaded: a file changed between the check and the end; the manifest is as it was.
         StorageDenied: S3 refused.
     """
-    from chronos_ec2.workstation.dataset import check_dataset  # pyarrow takes its time to load
-
-    marks = {path.name: mark_of(path) for path in folder.glob("*.parquet")}
-    report = check_dataset(folder, min_length=min_length)
+    marks = {path.name: mark_of(path) for path in folder.glob("*.parquet") if path.is_file()}
+    report = check_dataset(folder, min_length)
     report.raise_if_invalid()
-    for finding in report.findings:
+    for finding in report.warnings:
         out.write(f"{finding}\n")
     files = [
         LocalFile(item.name, folder / item.name, item.sha256, item.bytes, marks.get(item.name, ()))
         for item in report.files
     ]
     results = send_all(s3, bucket, DATA_PREFIX, files, progress)
-    described = {
-        "files": [
-            {key: getattr(item, key) for key in ("name", "bytes", "sha256", "rows", "series")}
-            for item in report.files
-        ],
-        "rows": report.rows,
-        "series": report.series,
-    }
+    described = report.manifest()
     key = f"{DATA_PREFIX}MANIFEST.json"
     manifest = _kept_manifest(s3, bucket, key, described)
     if manifest is None:

@@ -140,7 +140,7 @@ def summary(sight: Sight) -> Iterator[str]:
         beside = f" (seasonal naive {record.baseline_wql:.4f})" if record.baseline_wql is not None else ""
         yield f"  WQL: {record.wql:.4f}{beside}"
     yield f"  files: {sight.results}"
-    selected = f"--env {sight.environment} --run-id {record.run_id}"
+    selected = f"--env {sight.environment} --run {record.run_id}"
     verb = "fetch" if record.outcome == "succeeded" else "logs"
     yield f"  next: invoke {verb} {selected}"
 
@@ -242,7 +242,7 @@ def _panel(sight: Sight) -> Group:
 
     record = sight.record
     lasted = span_text(record.duration_seconds) if record and record.duration_seconds is not None else ""
-    machine = f"{sight.instance_id or 'no instance yet'} {(record and record.instance_type) or ''}"
+    machine = f"{sight.instance_id or 'no instance'} {(record and record.instance_type) or ''}"
     head = Text(f"{sight.environment}  {sight.run_id}  {machine}  {lasted}", style="bold")
     now = Text("  ".join(filter(None, (sight.status, sight.current_step, age_text(sight)))) + "  ")
     now.append(sight.word, style=_COLOURS.get(sight.word, "green"))

@@ -217,6 +217,8 @@ def test_a_dead_link_and_a_folder_named_like_a_file_are_errors(folder: Path, goo
         ("not-a-file", "gone.parquet"),
         ("not-a-file", "spark.parquet"),
     ]
+    assert "leads nowhere" in report.findings[0].message
+    assert "a folder" in report.findings[1].message
 
 
 def test_the_refusal_lists_every_error_of_every_file(folder: Path, write: Write) -> None:

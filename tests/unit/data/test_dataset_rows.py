@@ -139,6 +139,21 @@ def test_null_ids_and_times_are_errors_and_the_other_rows_keep_their_numbers(
     ]
 
 
+def test_a_duplicate_behind_null_rows_keeps_its_row_number(folder: Path, write: Write) -> None:
+    ids = pa.array([None, None] + ["a"] * 20 + ["a"])
+    write("a.parquet", ids, np.concatenate([hours(2), hours(20), hours(8)[7:]]), np.ones(23))
+    assert ("error", "duplicate", "a.parquet", 22) in places(check(folder))
+    assert "2024-01-01T07:00 already (row 9 of" in check(folder).errors[0].message
+
+
+def test_a_series_that_starts_when_another_ends_is_no_duplicate_and_no_gap(
+    folder: Path, write: Write
+) -> None:
+    times = np.concatenate([hours(20)[:10], hours(20)[9:19], hours(40)[30:]])
+    write("a.parquet", ["a"] * 10 + ["b"] * 10 + ["c"] * 10, times, np.ones(30))
+    assert check(folder).findings == ()
+
+
 def test_a_null_in_a_categorical_id_is_found(folder: Path, write: Write) -> None:
     ids = pa.array(["a"] * 19 + [None]).dictionary_encode()
     write("a.parquet", ids, hours(20), np.ones(20))
@@ -159,6 +174,13 @@ def test_rows_out_of_order_are_a_warning_and_make_no_gap(folder: Path, write: Wr
 def test_series_woven_into_each_other_are_in_order(folder: Path, write: Write) -> None:
     write("a.parquet", ["a", "b"] * 20, np.repeat(hours(20), 2), np.ones(40))
     assert check(folder).findings == ()
+
+
+def test_a_woven_series_out_of_order_is_found(folder: Path, write: Write) -> None:
+    times = np.repeat(hours(20), 2)
+    times[[7, 9]] = times[[9, 7]]
+    write("a.parquet", ["a", "b"] * 20, times, np.ones(40))
+    assert places(check(folder)) == [("warning", "unsorted", "a.parquet", 9)]
 
 
 def test_a_short_or_empty_series_is_a_warning_when_another_is_usable(

@@ -23,9 +23,8 @@ class TinyEnvironment:
 @pytest.fixture(scope="session")
 def cpu_environment() -> BuiltEnvironment:
     """The environment of the demo; about 20 s when it has never been built, nothing after that."""
-    return build_environment(
-        REPO / "requirements" / "instance-cpu.lock", REPO / ".chronos" / "env", say=print
-    )
+    lock = REPO / "requirements" / "instance-cpu.lock"
+    return build_environment(lock, REPO / ".chronos" / "env" / lock.stem, say=print)
 
 
 @pytest.fixture(scope="session")

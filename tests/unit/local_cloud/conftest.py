@@ -16,7 +16,7 @@ from chronos_ec2.local_cloud import control
 from chronos_ec2.local_cloud.home import Endpoint
 
 AMI = "ami-0c4e02d5d1f0a2601"
-GRACE_SECONDS = "0.5"
+GRACE_SECONDS = "1.0"
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -97,8 +97,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 def alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] != b"Z"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except OSError:
         return False
 

@@ -19,6 +19,7 @@ from chronos_ec2.local_cloud.home import Endpoint, Home, process_start
 from chronos_ec2.local_cloud.image import build_image, find_tool
 
 SHUTDOWN = Path(control.__file__).parent / "image" / "shutdown"
+SUPERVISOR = Path(control.__file__).parent / "supervisor.py"
 
 
 def test_starting_twice_leaves_the_first_alone(cloud: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,3 +169,22 @@ def test_shutdown_refuses_what_it_cannot_read(tmp_path: Path, argument: str) -> 
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run/power")
     assert run_shutdown(tmp_path, argument).returncode == 2
+
+
+def test_hidden_files_are_hidden_from_that_process_alone(tmp_path: Path) -> None:
+    secret = tmp_path / "shutdown"
+    secret.write_text("#!/bin/sh\n")
+    secret.chmod(0o755)
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(SUPERVISOR.parent)!r}); import supervisor\n"
+        f"hidden = supervisor.hide([{str(secret)!r}, '/no/such/file'])\n"
+        f"print(hidden, os.access({str(secret)!r}, os.X_OK), os.geteuid())"
+    )
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    hidden, executable, user = out.split()
+    if hidden == "False":
+        pytest.skip("the kernel allows no mount namespace here")
+    assert (executable, int(user)) == ("False", os.geteuid())
+    assert os.access(secret, os.X_OK)

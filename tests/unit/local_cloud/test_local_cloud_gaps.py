@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,6 +69,25 @@ def test_of_many_conditional_deletes_exactly_one_deletes(cloud: Any) -> None:
     assert answers == {"done": 1, "404 NoSuchKey": RACERS - 1}
 
 
+def test_writes_of_a_bucket_never_overlap_and_those_of_two_buckets_do() -> None:
+    from chronos_ec2.local_cloud.gaps.conditional_writes import BucketLocks, _locked
+
+    inside, most = Counter[str](), Counter[str]()
+
+    def write(response: SimpleNamespace) -> None:
+        for name in (response.bucket_name, "any"):
+            inside[name] += 1
+            most[name] = max(most[name], inside[name])
+        time.sleep(0.02)
+        for name in (response.bucket_name, "any"):
+            inside[name] -= 1
+
+    locked = _locked(BucketLocks(), False, write)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(locked, [SimpleNamespace(bucket_name=name) for name in ("a", "b") * 4]))
+    assert most == {"a": 1, "b": 1, "any": 2}
+
+
 def test_if_match_on_a_missing_key_is_404(cloud: Any) -> None:
     stage(cloud, "copy-missing")
     assert outcome(lambda: copy(cloud, "copy-missing", 1, IfMatch='"abc"')) == "404 NoSuchKey"
@@ -116,6 +137,30 @@ def test_virtual_host_addresses_are_checked_too(cloud: Any) -> None:
         answers.append((response.status, b"<Code>PreconditionFailed</Code>" in response.read()))
         connection.close()
     assert answers == [(200, False), (412, True)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("bytes=0-3", (206, b"0123", "bytes 0-3/10")),
+        ("bytes=4-", (206, b"456789", "bytes 4-9/10")),
+        ("bytes=8-99", (206, b"89", "bytes 8-9/10")),
+        ("bytes=-2", (206, b"89", "bytes 8-9/10")),
+        ("bytes=0-9", (206, b"0123456789", "bytes 0-9/10")),
+        ("bytes=5-2", (200, b"0123456789", None)),
+    ],
+)
+def test_ranges_are_read_as_asked(cloud: Any, asked: str, expected: tuple[int, bytes, str | None]) -> None:
+    bucket = cloud.bucket("ranges")
+    etag = cloud.s3.put_object(Bucket=bucket, Key="k", Body=b"0123456789")["ETag"]
+    answer = cloud.s3.get_object(Bucket=bucket, Key="k", Range=asked, IfMatch=etag)
+    status = answer["ResponseMetadata"]["HTTPStatusCode"]
+    assert (status, answer["Body"].read(), answer.get("ContentRange")) == expected
+    read = cloud.s3.get_object
+    assert outcome(lambda: read(Bucket=bucket, Key="k", Range="bytes=10-")) == "416 InvalidRange"
+    assert outcome(lambda: read(Bucket=bucket, Key="k", Range=asked, IfMatch='"x"')).startswith("412")
+    assert outcome(lambda: read(Bucket=bucket, Key="none", Range=asked)) == "404 NoSuchKey"
+    assert read(Bucket=bucket, Key="k")["Body"].read() == b"0123456789"
 
 
 def test_a_repeated_client_token_launches_once(cloud: Any) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
-from chronos_ec2.local_cloud import control
+from chronos_ec2.local_cloud import control, disk
 
 Check = Callable[..., bool]
 BASH = "#!/usr/bin/env bash\n"
@@ -82,10 +85,15 @@ def test_terminate_kills_a_script_that_hangs_and_ignores_signals(
     assert not is_alive(pid)
     assert not cloud.disk(instance).exists()
     assert cloud.instance(instance)["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
+    for call in (cloud.ec2.stop_instances, cloud.ec2.start_instances):
+        with pytest.raises(ClientError, match="IncorrectInstanceState"):
+            call(InstanceIds=[instance])
+    cloud.ec2.terminate_instances(InstanceIds=[instance])
+    assert cloud.state(instance) == "terminated"
 
 
 def test_terminate_gives_the_guest_time_for_its_term_handler(cloud: Any, eventually: Check) -> None:
-    script = BASH + "trap 'echo saw TERM; exit' TERM\necho $$ > pid\nsleep 60 & wait\n"
+    script = BASH + "trap 'echo saw TERM; exit' TERM\necho $$ > pid\nwhile :; do sleep 60 & wait; done\n"
     instance = cloud.boot(script)
     reported_pid(cloud, instance, "pid", eventually)
     cloud.ec2.terminate_instances(InstanceIds=[instance])
@@ -170,6 +178,7 @@ def test_the_guest_finds_only_the_instances_own_shutdown_and_cannot_gain_privile
     script = BASH + (
         "for p in shutdown poweroff halt reboot; do type -a -p $p; done > found\n"
         "type systemctl sudo init telinit > /dev/null 2>&1 && echo more >> found\n"
+        "for p in /sbin/{shutdown,poweroff} /usr/bin/systemctl; do [[ -x $p ]] && echo $p; done > seen\n"
         "grep -E 'NoNewPrivs|CapBnd' /proc/self/status > status; touch done\n"
     )
     instance = cloud.boot(script)
@@ -181,6 +190,8 @@ def test_the_guest_finds_only_the_instances_own_shutdown_and_cannot_gain_privile
     ]
     status = dict(line.split(":") for line in (disk / "status").read_text().splitlines())
     assert status["NoNewPrivs"].strip() == "1"
+    if subprocess.run(["unshare", "-m" if os.geteuid() == 0 else "-Um", "true"], check=False).returncode == 0:
+        assert (disk / "seen").read_text() == "", "this machine's own power programs"
     if os.geteuid() == 0:
         assert not int(status["CapBnd"], 16) & 1 << 22, "CAP_SYS_BOOT"
 
@@ -217,6 +228,22 @@ def test_launch_options_are_kept(cloud: Any) -> None:
     cloud.ec2.terminate_instances(InstanceIds=[instance])
     assert cloud.ends_as(instance, "terminated")
     assert cloud.ec2.describe_volumes(Filters=volumes)["Volumes"] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_an_ordinary_user_can_wipe_a_read_only_disk() -> None:
+    code = (
+        "import runpy, sys\nfrom pathlib import Path\n"
+        f"wipe_disk = runpy.run_path({disk.__file__!r})['wipe_disk']\n"
+        "import os, tempfile; os.setgid(65534); os.setuid(65534)\n"
+        "top = Path(tempfile.mkdtemp()); kept = Path(tempfile.mkdtemp()); (kept / 'file').touch()\n"
+        "(top / 'a/b').mkdir(parents=True); (top / 'a/b/c').touch(); (top / 'link').symlink_to(kept)\n"
+        "(top / 'a/b').chmod(0o500); (top / 'a').chmod(0); top.chmod(0o500)\n"
+        "wipe_disk(top); print(top.exists(), (kept / 'file').exists())\n"
+        "(kept / 'file').unlink(); kept.rmdir()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout == "False True\n", run.stderr
 
 
 def test_a_read_only_tree_does_not_survive_the_instance(cloud: Any) -> None:

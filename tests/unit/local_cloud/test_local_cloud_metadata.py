@@ -172,7 +172,8 @@ def test_boto3_in_a_guest_uses_the_role(cloud: Any, profile: str, eventually: Ca
 
 
 def test_no_tags_and_no_role_unless_asked_for(cloud: Any, eventually: Callable[..., bool]) -> None:
-    instance = cloud.boot(GUEST.replace("aws sts", "true sts"))
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "RunId", "Value": "r-1"}]}]
+    instance = cloud.boot(GUEST.replace("aws sts", "true sts"), TagSpecifications=tags)
     disk = cloud.disk(instance)
     assert eventually(lambda: (disk / "done").exists())
     answers = dict(line.split(" ", 1) for line in (disk / "answers").read_text().splitlines())

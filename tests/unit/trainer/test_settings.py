@@ -25,10 +25,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "training_config: {prediction_length: 1, context_length: 2, max_steps: 3, batch_size: 4, "
         "learning_rate: 0.5, seed: 6, save_steps: 7, log_steps: 8, season_length: 9}",
     )
-    assert config == TrainingConfig(
-        prediction_length=1, context_length=2, max_steps=3, batch_size=4, learning_rate=0.5, seed=6, save_steps=7,
-        log_steps=8, season_length=9,
-    )  # fmt: skip
+    expected = {"prediction_length": 1, "context_length": 2, "max_steps": 3, "batch_size": 4}
+    expected |= {"seed": 6, "save_steps": 7, "log_steps": 8, "season_length": 9}
+    assert config == TrainingConfig(learning_rate=0.5, **expected)
     assert config.min_length == 4
 
 

@@ -158,7 +158,7 @@ def test_a_run_that_ended_before_the_watch_gives_its_own_code(world: Any) -> Non
     seen = Watched(world, run_id=RUN)
     assert seen.code == ExitCode.RUN_FAILED
     assert "gpu_preflight" in seen.text and "no driver" in seen.text
-    assert f"invoke logs --env dev --run-id {RUN}" in seen.text
+    assert f"invoke logs --env dev --run {RUN}" in seen.text
 
 
 def test_the_end_is_seen_when_another_run_has_taken_the_environment(world: Any) -> None:
@@ -173,6 +173,7 @@ def test_the_end_is_seen_when_another_run_has_taken_the_environment(world: Any) 
     seen = Watched(world)
     assert seen.code == ExitCode.RUN_FAILED
     assert OTHER not in seen.text
+    assert world.clock.sleeps == 2
 
 
 def test_a_record_that_comes_a_moment_after_the_state_is_gone_is_waited_for(world: Any) -> None:
@@ -240,6 +241,14 @@ def test_a_lost_run_whose_record_may_not_be_written_is_still_told(world: Any) ->
     assert "could not be completed" in seen.text
 
 
+def test_a_record_that_cannot_be_completed_just_now_is_completed_later(world: Any) -> None:
+    world.put_run()
+    world.put_state("training", "step_8")
+    world.s3.fail("put_object", EndpointConnectionError(endpoint_url="https://s3"))
+    assert Watched(world).code == ExitCode.RUN_LOST
+    assert world.run_document()["outcome"] == "lost"
+
+
 def test_a_broken_record_does_not_hide_that_the_machine_is_gone(world: Any) -> None:
     world.put(f"dev/{RUN}/run.json", b"{half")
     assert Watched(world, run_id=RUN).code == ExitCode.RUN_LOST
@@ -249,8 +258,8 @@ def test_an_ec2_that_cannot_be_asked_is_no_proof_of_an_end(world: Any) -> None:
     world.put_run()
     world.put_state("training", "step_8")
     world.ec2.fail("get_paginator", "UnauthorizedOperation", times=10_000)
-    world.clock.during(100, lambda: end(world, "succeeded"))
-    seen = Watched(world)
+    world.clock.during(10, lambda: end(world, "succeeded"))
+    seen = Watched(world, poll_seconds=20)
     assert seen.code == ExitCode.OK
     assert "stalled" in seen.text and "could not be asked" in seen.text
 
@@ -258,7 +267,7 @@ def test_an_ec2_that_cannot_be_asked_is_no_proof_of_an_end(world: Any) -> None:
 def test_a_run_of_which_nothing_can_be_learned_ends_in_an_error(world: Any) -> None:
     world.put_run()
     world.ec2.fail("get_paginator", "UnauthorizedOperation", times=10_000)
-    seen = Watched(world, run_id=RUN)
+    seen = Watched(world, run_id=RUN, poll_seconds=20)
     assert seen.code is None
     assert f"RunId={RUN}" in str(seen.error)
     assert world.run_document()["outcome"] is None
@@ -334,9 +343,9 @@ def test_ec2_is_asked_only_now_and_then(world: Any) -> None:
     instance = world.start_instance()
     world.put_run()
     world.put_state("training", "step_8", instance_id=instance)
-    world.clock.during(150, lambda: end(world, "succeeded"))
+    world.clock.during(70, lambda: end(world, "succeeded"))
     assert Watched(world).code == ExitCode.OK
-    assert 10 <= len(world.ec2.calls) <= 20  # 255 s of silence, asked every 15 s
+    assert 4 <= len(world.ec2.calls) <= 8  # 95 s of silence, asked every 15 s
 
 
 # No active run

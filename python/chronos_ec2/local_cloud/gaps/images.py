@@ -3,8 +3,8 @@
 Real AWS: Amazon publishes the images under the owner alias `amazon`, and each release moves the public
 parameter /aws/service/deeplearning/ami/.../latest/ami-id. moto's own image list has no GPU image and its
 public parameters no deep learning ones; it launches unknown images and instance types too, which real EC2
-refuses (InvalidAMIID.NotFound, InvalidParameterValue). The list here, image/amis.json, replaces moto's; one image's name
-sorts after the newest one's though it is older, since only the creation date tells the newest.
+refuses (InvalidAMIID.NotFound, InvalidParameterValue). The list here, image/amis.json, replaces moto's; one
+image's name sorts after the newest one's though it is older, since only the creation date tells the newest.
 """
 
 from __future__ import annotations

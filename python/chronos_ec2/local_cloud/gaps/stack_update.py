@@ -49,7 +49,7 @@ def _or_as_it_was(parse_and_update: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _keeping_the_name(update: Callable[..., Any]) -> Any:
-    def update_by_name(_owner: type, **kwargs: Any) -> Any:
+    def update_by_name(_owner: type[Any], /, **kwargs: Any) -> Any:
         properties = kwargs["cloudformation_json"]["Properties"]
         properties.setdefault("BucketName", kwargs["original_resource"].name)
         return update(**kwargs)

@@ -1,0 +1,77 @@
+# shellcheck shell=bash
+# What every test file loads: a clean environment, a work folder with spaces, a PATH of fakes and plain tools only.
+
+helpers=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+repository=$(cd "$helpers/../../.." && pwd)
+# The scripts under test; another folder can be named, to see the suite catch a broken copy.
+shell_under_test=${SHELL_UNDER_TEST:-$repository/shell}
+
+# shellcheck source=/dev/null
+source "$repository/node_modules/bats-support/load.bash"
+# shellcheck source=/dev/null
+source "$repository/node_modules/bats-assert/load.bash"
+# shellcheck source=fake_aws.bash
+source "$helpers/fake_aws.bash"
+
+# The tools a script may find. No aws, curl, shutdown, systemctl or network client is among them but for the fakes.
+readonly TOOLS=(awk basename bash cat chmod comm cp cut date df diff dirname env false find flock getconf grep gzip head id jq
+  kill ln ls md5sum mkdir mkfifo mktemp mv nproc od pgrep pkill printf ps readlink rm rmdir script sed seq setsid sh sha256sum
+  sleep sort stat tail tar tee test timeout touch tr true uname uniq wc xargs)
+
+# Prints a folder with links to TOOLS, made once a suite.
+toolbox() {
+  local folder="$BATS_RUN_TMPDIR/toolbox" tool found
+  if [[ ! -d $folder ]]; then
+    mkdir "$folder"
+    for tool in "${TOOLS[@]}"; do
+      found=$(type -P "$tool") || continue
+      ln -s "$found" "$folder/$tool"
+    done
+  fi
+  printf '%s\n' "$folder"
+}
+
+# Sets $work, $project, $state_key and a hermetic environment.
+common_setup() {
+  local name tools
+  tools=$(toolbox)
+  for name in $(compgen -e); do
+    case $name in AWS_* | CHRONOS_*) unset "$name" ;; esac
+  done
+  work="$BATS_TEST_TMPDIR/a folder with spaces"
+  project="$work/the project"
+  mkdir -p "$project" "$work/home" "$work/tmp"
+  ln -s "$shell_under_test" "$project/shell"
+  ln -s "$repository/python" "$repository/.venv" "$project/"
+  export HOME="$work/home" TMPDIR="$work/tmp" TZ=UTC LC_ALL=C
+  export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true
+  export CHRONOS_PYTHON="${BATS_CHRONOS_PYTHON:-$repository/.venv/bin/python}"
+  export PATH="$helpers/bin:$tools"
+  cd "$work" || return
+  fake_aws_setup
+}
+
+common_teardown() {
+  fake_aws_verify
+}
+
+# Makes `sleep` of every Bash started from here on record its argument instead of waiting; SECONDS goes on by as much.
+fake_sleep() {
+  export BASH_ENV="$helpers/fake_sleep.bash"
+}
+
+# The recorded waits, one a line.
+sleeps() { cat "$FAKE_AWS_DIR/sleeps" 2>/dev/null || true; }
+
+# One of the shells' JSON values equals a text. <json> <jq filter> <expected>
+assert_json() {
+  local actual
+  actual=$(jq -r "$2" <<<"$1") || fail "not JSON: $1"
+  assert_equal "$actual" "$3"
+}
+
+# Nothing was left in the temporary folder.
+assert_no_temporary_files() {
+  run -0 find "$TMPDIR" -mindepth 1
+  assert_output ''
+}

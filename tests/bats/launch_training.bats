@@ -1,0 +1,494 @@
+#!/usr/bin/env bats
+# shell/launch_training.sh: checks, the claim, the one instance, and what is given back when that fails.
+# shellcheck disable=SC2154  # variables of the helpers
+bats_require_minimum_version 1.5.0
+load helpers/common
+
+readonly OLD=2025-01-15-143022
+readonly PARAMETER=/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id
+
+setup() {
+  common_setup
+  fake_sleep
+  use_fake_s3 a-bucket
+}
+
+teardown() { common_teardown; }
+
+launch() { run --separate-stderr bash "$project/shell/launch_training.sh" "$@"; }
+
+# -- what a launch asks, step by step ---------------------------------------------------------------------
+
+plan_cli() { aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}'; }
+
+plan_credentials() { aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws:iam::123456789012:user/ada"}'; }
+
+plan_exports() {
+  aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
+    {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"}]}'
+}
+
+plan_ami() {
+  aws_plan "ssm get-parameter --name $PARAMETER *" --out '{"Parameter":{"Value":"ami-0ssm"}}'
+  plan_image ami-0ssm
+}
+
+plan_image() {
+  aws_plan "ec2 describe-images --image-ids $1 *" \
+    --out "{\"Images\":[{\"ImageId\":\"$1\",\"Name\":\"An AMI\",\"RootDeviceName\":\"/dev/sda1\"}]}"
+}
+
+upload_everything() {
+  put_object a-bucket cached-datasets/scripts/MANIFEST.sha256 'digests of scripts'
+  put_object a-bucket cached-datasets/python-env/MANIFEST.json '{"archive":"chronos-venv-3.11.tar.gz","sha256":"abc123"}'
+  put_object a-bucket cached-datasets/training-data/MANIFEST.json '{"files":[{"name":"a.parquet"}],"rows":26115,"series":6}'
+}
+
+plan_checks() {
+  plan_cli
+  plan_credentials
+  plan_exports
+  plan_ami
+  upload_everything
+}
+
+plan_instance() { aws_plan 'ec2 run-instances *' --out '{"Instances":[{"InstanceId":"i-0new"}]}' "$@"; }
+
+# Sets `ours` to the run id that the script chose.
+learn_run_id() { ours=$(grep -oE -m 1 'dev/20[0-9]{2}(-[0-9]{2}){2}-[0-9]{6}/' "$FAKE_AWS_DIR/calls" | cut -d/ -f2); }
+
+readonly CLAIM=('put-object dev/system-state.json.tmp-N' 'copy-object dev/system-state.json if-none-match=*'
+  'delete-object dev/system-state.json.tmp-N')
+readonly UPDATE=('put-object dev/system-state.json.tmp-N' 'copy-object dev/system-state.json if-match'
+  'delete-object dev/system-state.json.tmp-N')
+readonly RUN_FILES=('put-object dev/RUN/config.yaml' 'put-object dev/RUN/run.json')
+# How a claim is given back: the record's end, failed, cleanup, gone.
+readonly GIVE_BACK=('put-object dev/RUN/run.json if-match' "${UPDATE[@]}" "${UPDATE[@]}" 'delete-object dev/system-state.json if-match')
+
+# -- usage ----------------------------------------------------------------------------------------------------
+
+@test "--help prints the script's header and asks nothing" {
+  launch --help
+  assert_success
+  assert_line --index 0 --partial 'Launches one training run'
+  assert_output --partial 'Exit codes: 0 launched;'
+  refute_called '*'
+}
+
+@test "an unknown argument is exit code 2" {
+  launch --env dev --instance-type g5.xlarge
+  assert_failure 2
+  assert_output ''
+  assert_regex "$stderr" "unknown argument '--instance-type'"
+  refute_called '*'
+}
+
+@test "a flag without its value, or with an empty one, is exit code 2" {
+  launch --env
+  assert_failure 2
+  assert_regex "$stderr" '--env takes a value'
+  launch --dry-run --set
+  assert_failure 2
+  launch --env ''
+  assert_failure 2
+  refute_called '*'
+}
+
+@test "an environment that is no name is exit code 26; no call is made and nothing of it is executed" {
+  touch "$HOME/canary"
+  launch --env 'x;rm -rf ~'
+  assert_failure 26
+  assert_output ''
+  assert_regex "$stderr" 'is not a name'
+  # shellcheck disable=SC2016  # nothing may expand
+  launch --env '$(touch canary)'
+  assert_failure 26
+  assert [ -e "$HOME/canary" ]
+  assert [ ! -e canary ]
+  refute_called '*'
+}
+
+@test "a bad setting is exit code 26 before any call" {
+  # shellcheck disable=SC2016  # nothing may expand
+  launch --env dev --set 'ami_id=ami-1$(touch canary)'
+  assert_failure 26
+  assert_regex "$stderr" 'ami_id'
+  launch --env dev --set instance_typo=g5.xlarge
+  assert_failure 26
+  assert_regex "$stderr" "did you mean 'instance_type'"
+  assert [ ! -e canary ]
+  refute_called '*'
+}
+
+@test "the embedded AWS that is not started is exit code 29" {
+  launch --env local
+  assert_failure 29
+  assert_regex "$stderr" 'invoke local.start'
+  refute_called '*'
+}
+
+# -- checks ---------------------------------------------------------------------------------------------------
+
+@test "a laptop without the AWS CLI is exit code 24" {
+  PATH=$(toolbox) launch --env dev
+  assert_failure 24
+  assert_regex "$stderr" 'not installed: aws'
+}
+
+@test "a CLI without conditional copies is exit code 23 before anything is asked" {
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"Bucket":""}'
+  aws_plan '--version' --out 'aws-cli/1.29.0'
+  launch --env dev
+  assert_failure 23
+}
+
+@test "no credentials are exit code 10, with the way out" {
+  plan_cli
+  aws_plan 'sts get-caller-identity *' --stderr 'Unable to locate credentials' --exit 253 --times 3
+  launch --env dev
+  assert_failure 10
+  assert_output ''
+  assert_regex "$stderr" 'aws configure.*Unable to locate credentials'
+  assert_no_temporary_files
+}
+
+@test "a stack that is not deployed is exit code 11" {
+  plan_cli
+  plan_credentials
+  aws_plan 'cloudformation list-exports *' --out '{"Exports":[]}'
+  launch --env dev
+  assert_failure 11
+  assert_regex "$stderr" 'run invoke deploy'
+}
+
+@test "what is not uploaded yet is exit code 18, and the message says which command uploads it" {
+  local missing command
+  while IFS='|' read -r missing command; do
+    plan_checks
+    rm "$(object a-bucket "cached-datasets/$missing")"
+    launch --env dev
+    assert_failure 18
+    assert_regex "$stderr" "$missing is not there yet: run $command"
+  done <<'TABLE'
+scripts/MANIFEST.sha256|invoke upload
+python-env/MANIFEST.json|invoke build-env
+training-data/MANIFEST.json|invoke upload --data DIR
+TABLE
+  assert_effects
+}
+
+@test "a bucket that refuses is exit code 15" {
+  plan_checks
+  aws_plan 's3api get-object *' --error AccessDenied
+  launch --env dev
+  assert_failure 15
+  assert_effects
+}
+
+@test "without the SSM parameter the newest AMI of that name is taken, by its creation date" {
+  plan_cli
+  plan_credentials
+  plan_exports
+  upload_everything
+  aws_plan 'ssm get-parameter *' --error ParameterNotFound
+  aws_plan 'ec2 describe-images --owners amazon *' --out '{"Images":[{"ImageId":"ami-0may","CreationDate":"2025-05-01T00:00:00.000Z"},
+    {"ImageId":"ami-0nov","CreationDate":"2025-11-01T00:00:00.000Z"},{"ImageId":"ami-0jan","CreationDate":"2025-01-01T00:00:00.000Z"}]}'
+  plan_image ami-0nov
+  launch --env dev --dry-run
+  assert_success
+  assert_output --partial '--image-id ami-0nov '
+  assert_called 1 ec2 describe-images --owners amazon --output json --filters \
+    'Name=name,Values=Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) *' \
+    Name=state,Values=available Name=architecture,Values=x86_64
+}
+
+@test "no AMI anywhere is exit code 16, naming what was looked for" {
+  plan_cli
+  plan_credentials
+  plan_exports
+  aws_plan 'ssm get-parameter *' --error ParameterNotFound
+  aws_plan 'ec2 describe-images --owners amazon *' --out '{"Images":[]}'
+  launch --env dev
+  assert_failure 16
+  assert_regex "$stderr" "no AMI found: neither SSM parameter $PARAMETER"
+}
+
+@test "an AMI of the settings is taken as it is; one that EC2 does not show is exit code 16" {
+  plan_cli
+  plan_credentials
+  plan_exports
+  aws_plan 'ec2 describe-images --image-ids ami-0abc *' --out '{"Images":[]}'
+  launch --env dev --set ami_id=ami-0abc
+  assert_failure 16
+  assert_regex "$stderr" 'AMI ami-0abc cannot be used in us-east-1'
+  refute_called 'ssm *'
+}
+
+# -- the launch -------------------------------------------------------------------------------------------------
+
+@test "launches: claims, writes the run's files, runs one instance, records it, and says what to do next" {
+  local line argv token
+  plan_checks
+  # shellcheck disable=SC2016  # the fake expands it
+  plan_instance --before 'for word; do if [[ $word == file://* ]]; then cp "${word#file://}" "$FAKE_AWS_DIR/user_data"; fi; done'
+  TZ=Asia/Tokyo launch --env dev
+  assert_success
+  assert_output ''
+  learn_run_id
+  assert_regex "$stderr" "run $ours: instance i-0new \(g4dn.2xlarge\) is starting"
+  assert_regex "$ours" "^$(date -u +%Y-%m-%d)"
+  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances 'put-object dev/RUN/run.json if-match' "${UPDATE[@]}"
+  assert_json "$(state_now)" '"\(.run_id) \(.status) \(.current_step) \(.instance_id) \(.control.revision)"' \
+    "$ours initialization launch i-0new 2"
+  assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.instance.id) \(.instance.type) \(.ami.id) \(.requested_by) \(.dataset.rows)"' \
+    'null i-0new g4dn.2xlarge ami-0ssm arn:aws:iam::123456789012:user/ada 26115'
+  assert_json "$(run_record_now "$ours")" '"\(.scripts_sha256) \(.environment_archive.key)"' \
+    "$(printf 'digests of scripts' | sha256sum | cut -d' ' -f1) cached-datasets/python-env/chronos-venv-3.11.tar.gz"
+  token=$(printf '%s' "$(run_record_now "$ours" | jq -r .client_token)")
+  assert_equal "${#token}" 64
+  line=$(grep '^ec2 run-instances ' "$FAKE_AWS_DIR/calls")
+  eval "argv=($line)"
+  assert_equal "$(printf '%s\n' "${argv[@]}" | sed -E "s#$TMPDIR/tmp\.[^/]+#WORK#")" "ec2
+run-instances
+--output
+json
+--count
+1
+--image-id
+ami-0ssm
+--instance-type
+g4dn.2xlarge
+--network-interfaces
+[{\"DeviceIndex\":0,\"SubnetId\":\"subnet-1\",\"Groups\":[\"sg-1\"],\"AssociatePublicIpAddress\":true,\"DeleteOnTermination\":true}]
+--iam-instance-profile
+Name=ChronosTrainingInstanceProfile
+--user-data
+file://WORK/user_data.sh
+--client-token
+$token
+--instance-initiated-shutdown-behavior
+terminate
+--metadata-options
+HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetadataTags=enabled
+--block-device-mappings
+[{\"DeviceName\":\"/dev/sda1\",\"Ebs\":{\"VolumeSize\":100,\"VolumeType\":\"gp3\",\"Encrypted\":true,\"DeleteOnTermination\":true}}]
+--tag-specifications
+[$(printf '{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"}]}' \
+    instance "$ours" "$ours"),$(printf '{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"}]}' \
+    volume "$ours" "$ours")]"
+  assert_regex "$(<"$FAKE_AWS_DIR/user_data")" "CHRONOS_RUN_ID=$ours CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket"
+  assert_no_temporary_files
+}
+
+@test "--json prints one JSON object on stdout and nothing else" {
+  plan_checks
+  plan_instance
+  launch --env dev --json
+  assert_success
+  learn_run_id
+  assert_output "{\"run_id\":\"$ours\",\"instance_id\":\"i-0new\",\"environment\":\"dev\",\"s3_prefix\":\"s3://a-bucket/dev/$ours/\"}"
+}
+
+@test "a setting of this run reaches the instance, the run's files and the volume" {
+  plan_checks
+  plan_instance
+  launch --env dev --set instance_type=g5.xlarge --set volume_gb=200 --set max_steps=7
+  assert_success
+  learn_run_id
+  assert_equal "$(count_calls 'ec2 run-instances * --instance-type g5.xlarge *"VolumeSize":200,*')" 1
+  assert_json "$(run_record_now "$ours")" '"\(.instance.type) \(.config.training_config.max_steps)"' 'g5.xlarge 7'
+  assert_regex "$(cat "$(object a-bucket "dev/$ours/config.yaml")")" 'max_steps: 7'
+}
+
+@test "--dry-run prints the user data and every call that would change something, and changes nothing" {
+  plan_checks
+  launch --env dev --dry-run
+  assert_success
+  assert_output --partial 'CHRONOS_BUCKET=a-bucket'
+  assert_output --regexp 'aws s3api copy-object .* --if-none-match'
+  assert_output --regexp 'aws s3api put-object .*/run.json'
+  assert_output --regexp 'aws ec2 run-instances .*HttpTokens=required'
+  assert_effects
+  refute_called 'ec2 run-instances *'
+  refute_called 's3api put-object *'
+  assert_no_temporary_files
+}
+
+@test "run-instances is throttled, its answer is lost: the same call is made again, with the same token" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --error RequestLimitExceeded
+  aws_plan 'ec2 run-instances *' --silence
+  plan_instance
+  launch --env dev --json
+  assert_success
+  run -0 sort -u <(grep '^ec2 run-instances' "$FAKE_AWS_DIR/calls")
+  assert_equal "${#lines[@]}" 1
+  assert_output --regexp '--client-token [0-9a-f]{64} '
+}
+
+@test "an instance id that cannot be recorded is a warning: the launch stands" {
+  plan_checks
+  plan_instance
+  aws_plan 's3api get-object * --key dev/20*/run.json *' --error AccessDenied
+  launch --env dev
+  assert_success
+  assert_regex "$stderr" "instance's id could not be recorded"
+  learn_run_id
+  assert_json "$(state_now)" .instance_id i-0new
+}
+
+# -- held, stale, unreadable --------------------------------------------------------------------------------------
+
+@test "refuses when a run holds the environment: exit code 12, the holder named, nothing changed" {
+  plan_checks
+  put_state training step_7 "$OLD"
+  aws_plan 'ec2 describe-instances --instance-ids i-0abc *' --out "$(instances_json "$(instance_json i-0abc running "$OLD")")"
+  launch --env dev
+  assert_failure 12
+  assert_output ''
+  assert_regex "$stderr" "run $OLD holds dev: training at step_7.*instance i-0abc"
+  refute_called 'ec2 run-instances *'
+  assert_effects
+}
+
+@test "refuses when EC2 cannot be asked about the holder's instance: exit code 12" {
+  plan_checks
+  put_state training step_7 "$OLD"
+  aws_plan 'ec2 describe-instances *' --error UnauthorizedOperation
+  launch --env dev
+  assert_failure 12
+  refute_called 'ec2 run-instances *'
+  assert_effects
+}
+
+@test "a stale claim is taken over, and the launch goes on" {
+  plan_checks
+  plan_instance
+  put_state training step_7 "$OLD"
+  put_run_record "$OLD"
+  aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound
+  launch --env dev
+  assert_success
+  ours=$(state_now | jq -r .run_id)
+  assert_effects "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" "${RUN_FILES[@]}" run-instances \
+    'put-object dev/RUN/run.json if-match' "${UPDATE[@]}"
+  assert_json "$(run_record_now "$OLD")" .outcome lost
+}
+
+@test "of two launches at once the slower is refused: exit code 12, and the other's claim stays" {
+  plan_checks
+  aws_plan 's3api copy-object *' --pass \
+    --before "printf '%s' '$(state_body initialization launch 2025-01-21-000000 null)' >'$(object a-bucket dev/system-state.json)'"
+  launch --env dev
+  assert_failure 12
+  assert_regex "$stderr" 'run 2025-01-21-000000 holds dev'
+  refute_called 'ec2 run-instances *'
+  assert_json "$(state_now)" '"\(.run_id) \(.status)"' '2025-01-21-000000 initialization'
+}
+
+@test "a corrupt state file is exit code 14; it stays, and the way out is named" {
+  plan_checks
+  put_object a-bucket dev/system-state.json '{"run_id":'
+  launch --env dev
+  assert_failure 14
+  assert_regex "$stderr" 'invoke kill --env dev'
+  assert_equal "$(state_now)" '{"run_id":'
+  assert_effects
+}
+
+@test "a state file that may not be written is exit code 15" {
+  plan_checks
+  aws_plan 's3api put-object * --key dev/system-state.json.tmp-*' --error AccessDenied
+  launch --env dev
+  assert_failure 15
+  assert_effects
+}
+
+# -- failure after the claim ------------------------------------------------------------------------------------------
+
+@test "EC2 refuses the instance: exit code 17, the claim is given back, run.json says why" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --error InsufficientInstanceCapacity
+  launch --env dev --json
+  assert_failure 17
+  assert_output ''
+  learn_run_id
+  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
+  assert_equal "$(state_now)" ''
+  assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'launch_failed launch 17'
+  assert_regex "$(run_record_now "$ours" | jq -r .error)" 'InsufficientInstanceCapacity'
+  assert_no_temporary_files
+}
+
+@test "a run's file that may not be written: exit code 15, no instance, the claim is given back" {
+  plan_checks
+  aws_plan 's3api put-object * --key dev/20*/config.yaml *' --error AccessDenied
+  launch --env dev
+  assert_failure 15
+  refute_called 'ec2 run-instances *'
+  assert_equal "$(state_now)" ''
+}
+
+# shellcheck disable=SC2016  # the fake expands it
+readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
+
+@test "TERM after the claim: exit code 143, no instance, the claim is given back" {
+  plan_checks
+  aws_plan 's3api put-object * --key dev/20*/run.json *' --pass --before "$TERM_THE_SCRIPT"
+  launch --env dev
+  assert_failure 143
+  refute_called 'ec2 run-instances *'
+  learn_run_id
+  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
+  assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.exit_code)"' 'launch_failed 143'
+  assert_no_temporary_files
+}
+
+@test "TERM in the middle of the claim: what had landed is given back" {
+  plan_checks
+  aws_plan 's3api copy-object *' --pass --before "$TERM_THE_SCRIPT"
+  launch --env dev
+  assert_failure 143
+  assert_equal "$(state_now)" ''
+}
+
+@test "a second TERM does not stop the claim from being given back" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --error UnauthorizedOperation
+  aws_plan 's3api delete-object * --if-match *' --pass --before "$TERM_THE_SCRIPT"
+  launch --env dev
+  assert_failure 17
+  assert_equal "$(state_now)" ''
+}
+
+@test "a claim that landed without an answer and cannot be read back is given back" {
+  plan_checks
+  aws_plan 's3api copy-object *' --lost --silence
+  aws_plan 's3api copy-object *' --silence --times 5
+  # The read before the claim, then those that would settle it.
+  aws_plan 's3api get-object * --key dev/system-state.json *' --error NoSuchKey
+  aws_plan 's3api get-object * --key dev/system-state.json *' --silence --times 6
+  launch --env dev
+  assert_failure 1
+  assert_equal "$(state_now)" ''
+}
+
+@test "TERM when the instance exists leaves it the claim" {
+  plan_checks
+  plan_instance
+  aws_plan 's3api put-object * --key dev/20*/run.json * --if-match *' --pass --before "$TERM_THE_SCRIPT"
+  launch --env dev
+  assert_failure 143
+  assert_json "$(state_now)" .status initialization
+  refute_called 's3api delete-object * --key dev/system-state.json --if-match *'
+}
+
+@test "a claim that cannot be given back says how to free it" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --error UnauthorizedOperation
+  aws_plan 's3api delete-object * --if-match *' --error AccessDenied
+  launch --env dev
+  assert_failure 17
+  assert_regex "$stderr" 'could not be given back; free it with: invoke kill --env dev'
+}

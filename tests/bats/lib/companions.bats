@@ -1,0 +1,100 @@
+#!/usr/bin/env bats
+# shell/lib/companions.sh: the log uploader and the watch for a kill.
+# shellcheck disable=SC2154  # variables of the library and of the helpers
+bats_require_minimum_version 1.5.0
+load ../helpers/common
+
+setup() {
+  common_setup
+  # shellcheck source=../../../shell/lib/companions.sh
+  source "$project/shell/lib/companions.sh"
+  use_fake_s3 a-bucket
+}
+
+teardown() { common_teardown; }
+
+@test "the log is uploaded with the tag that the lifecycle rule looks for" {
+  printf 'a line\n' >'a log'
+  upload_log 'a log' a-bucket dev/RUN/logs/bootstrap.log
+  assert_called 1 s3api put-object --bucket a-bucket --key dev/RUN/logs/bootstrap.log --body 'a log' \
+    --content-type text/plain --tagging chronos-class=log
+}
+
+@test "the log is uploaded when it has grown and only then; a failure is said and tried again" {
+  local rounds=0
+  printf 'one\n' >log
+  # Each wait is one round of the loop; the sixth ends it.
+  sleep() {
+    rounds=$((rounds + 1))
+    if ((rounds == 2)); then printf 'two\n' >>log; fi
+    if ((rounds == 4)); then printf 'three\n' >>log; fi
+    if ((rounds == 6)); then exit 0; fi
+  }
+  aws_plan 's3api put-object *' --pass
+  aws_plan 's3api put-object *' --error SlowDown
+  (upload_log_continuously log a-bucket a-key 10) 2>stderr
+  assert_equal "$(count_calls 's3api put-object *')" 4
+  assert_effects 'put-object a-key' 'put-object a-key' 'put-object a-key'
+  assert_equal "$(cat "$(object a-bucket a-key)")" $'one\ntwo\nthree'
+  assert_regex "$(<stderr)" 'log upload failed, next try in 10 s: .*SlowDown'
+}
+
+@test "a log that is not there yet does not end the uploader" {
+  local rounds=0
+  sleep() {
+    rounds=$((rounds + 1))
+    if ((rounds == 2)); then exit 0; fi
+  }
+  (upload_log_continuously nowhere a-bucket a-key 1)
+  assert_effects
+}
+
+@test "a run has a reason to stop when it was killed, or when the claim is not its own any more" {
+  local body
+  local -a bodies reasons=('' killed killed '' lost)
+  readarray -t bodies < <(state_body | jq -c '., (.status = "killed"), (.status = "failed" | .error_message = "killed by operator"),
+    (.status = "failed" | .error_message = "out of memory"), (.run_id = "2025-01-20-000000")')
+  for body in "${!bodies[@]}"; do
+    put_object a-bucket dev/system-state.json "${bodies[body]}"
+    run --separate-stderr -0 reason_to_stop a-bucket dev 2025-01-15-143022
+    assert_output "${reasons[body]}"
+  done
+  rm "$(object a-bucket dev/system-state.json)"
+  run --separate-stderr -0 reason_to_stop a-bucket dev 2025-01-15-143022
+  assert_output lost
+}
+
+@test "a state that cannot be read is no reason to stop" {
+  put_object a-bucket dev/system-state.json '{"half'
+  run --separate-stderr -0 reason_to_stop a-bucket dev 2025-01-15-143022
+  assert_output ''
+  aws_plan 's3api get-object *' --error AccessDenied
+  run --separate-stderr -0 reason_to_stop a-bucket dev 2025-01-15-143022
+  assert_output ''
+}
+
+@test "the watch writes the reason down and only then sends TERM, once" {
+  local victim
+  put_state killed step_7
+  sleep() { return 0; }
+  mkfifo pipe
+  bash -c 'trap "cat reason >seen; exit 0" TERM; : >ready; for _ in {1..200}; do read -r -t 0.05 <>pipe || true; done' 3>&- &
+  victim=$!
+  while [[ ! -e ready ]]; do read -r -t 0.05 <>pipe || true; done
+  watch_for_kill a-bucket dev 2025-01-15-143022 "$victim" reason 1
+  wait "$victim"
+  assert_equal "$(<seen)" killed
+  assert_equal "$(count_calls 's3api get-object *')" 1
+}
+
+@test "the watch goes on while there is no reason to stop" {
+  local rounds=0
+  put_state training step_7
+  sleep() {
+    rounds=$((rounds + 1))
+    ((rounds < 4))
+  }
+  watch_for_kill a-bucket dev 2025-01-15-143022 999999999 reason 1 || true
+  assert_equal "$(count_calls 's3api get-object *')" 3
+  assert [ ! -e reason ]
+}

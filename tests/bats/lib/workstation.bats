@@ -1,0 +1,83 @@
+#!/usr/bin/env bats
+# shell/lib/workstation.sh: settings, credentials, exports, instances by tag.
+# shellcheck disable=SC2154  # variables of the library and of the helpers
+bats_require_minimum_version 1.5.0
+load ../helpers/common
+
+setup() {
+  common_setup
+  # shellcheck source=../../../shell/lib/workstation.sh
+  source "$project/shell/lib/workstation.sh"
+  AWS_DEFAULT_REGION=us-east-1
+}
+
+teardown() { common_teardown; }
+
+sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
+
+@test "missing programs are all named at once: exit code 24" {
+  run --separate-stderr -24 require_tools jq no-such-tool aws nor-this
+  assert_regex "$stderr" 'not installed: no-such-tool nor-this;'
+}
+
+@test "Python is CHRONOS_PYTHON, else the repository's" {
+  CHRONOS_PYTHON='/a b/python' run -0 chronos_python
+  assert_output '/a b/python'
+  unset CHRONOS_PYTHON
+  run -0 chronos_python
+  assert_regex "$output" '/shell/lib/../../.venv/bin/python$'
+}
+
+@test "settings go to Python as arguments, none of them read by a shell" {
+  # shellcheck disable=SC2016  # a script's text
+  printf '#!/usr/bin/env bash\nprintf "<%%s>" "$@"\n' >'a python'
+  chmod +x 'a python'
+  # shellcheck disable=SC2016  # nothing may expand
+  CHRONOS_PYTHON="$work/a python" run -0 load_settings 'x;rm -rf ~' 'ami_id=$(touch canary)' 'b=c d'
+  # shellcheck disable=SC2016  # nothing may expand
+  assert_output '<-m><chronos_ec2.workstation.settings><--env><x;rm -rf ~><--set><ami_id=$(touch canary)><--set><b=c d>'
+  assert [ ! -e canary ]
+}
+
+@test "the embedded AWS without an endpoint is exit code 29, with the way out" {
+  run --separate-stderr -29 use_aws_settings '{"region":"us-east-1","aws_profile":"","embedded":true}'
+  assert_regex "$stderr" 'invoke local.start'
+  AWS_ENDPOINT_URL=http://127.0.0.1:1 run -0 use_aws_settings '{"region":"us-east-1","aws_profile":"","embedded":true}'
+}
+
+@test "region and profile of the settings reach every call" {
+  use_aws_settings '{"region":"eu-west-1","aws_profile":"the team","embedded":false}'
+  run -0 env
+  assert_line AWS_REGION=eu-west-1
+  assert_line AWS_DEFAULT_REGION=eu-west-1
+  assert_line 'AWS_PROFILE=the team'
+}
+
+@test "exports come back without their prefix; those of other stacks do not" {
+  aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
+    {"Name":"Other-BucketName","Value":"theirs"},{"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},
+    {"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},{"Name":"ChronosTraining-InstanceProfileName","Value":"profile"}]}'
+  run --separate-stderr -0 read_exports
+  assert_json "$output" 'to_entries | map("\(.key)=\(.value)") | join(" ")' \
+    'BucketName=a-bucket SubnetIds=subnet-1,subnet-2 SecurityGroupId=sg-1 InstanceProfileName=profile'
+}
+
+@test "an export that is missing is exit code 11 and named" {
+  aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"}]}'
+  run --separate-stderr -11 read_exports
+  assert_output ''
+  assert_regex "$stderr" 'ChronosTraining-SubnetIds is missing in us-east-1: run invoke deploy'
+}
+
+@test "live instances are looked for by tag and state, and come back with their run" {
+  aws_plan '*' --out "$(instances_json "$(instance_json i-1 running RUN-1)" '{"InstanceId":"i-2","State":{"Name":"pending"}}')"
+  run --separate-stderr -0 live_instances dev
+  assert_output '[{"id":"i-1","state":"running","run_id":"RUN-1"},{"id":"i-2","state":"pending","run_id":null}]'
+  assert_called 1 ec2 describe-instances --filters Name=tag:Project,Values=Chronos-Training Name=tag:Environment,Values=dev \
+    Name=instance-state-name,Values=pending,running,stopping,stopped --output json
+}
+
+@test "a command is printed as it could be typed" {
+  run -0 print_command aws s3 cp 'a file' 's3://b/it'\''s'
+  assert_output "aws s3 cp a\\ file s3://b/it\\'s"
+}

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronos_ec2.instance.trainers import checkpoints, files
+from chronos_ec2.instance.trainers.checkpoints import newest_checkpoint, remove_checkpoints, save_checkpoint
+
+
+def save(folder: Path, step: int) -> Path:
+    arrays = {"weights": np.full((2, 3), step, dtype=np.float32)}
+    return save_checkpoint(folder, step, arrays, loss=0.5, origin={"seed": 1})[0]
+
+
+def test_a_checkpoint_comes_back_with_step_loss_origin_and_arrays(tmp_path: Path) -> None:
+    path, size = save_checkpoint(
+        tmp_path, 7, {"weights": np.ones((2, 3), dtype=np.float32)}, loss=0.25, origin={"seed": 1}
+    )
+    found, problems = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.path, found.step, found.loss, found.origin, problems) == (path, 7, 0.25, {"seed": 1}, [])
+    assert found.arrays["weights"].tolist() == [[1] * 3] * 2
+    assert size == sum(item.stat().st_size for item in path.iterdir())
+
+
+def test_the_newest_by_number_is_taken_and_two_are_kept(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        save(tmp_path, step)
+    found, _ = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.step == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-100"]
+
+
+def test_no_checkpoint_is_no_problem(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") == (None, [])
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-5").write_text("a file")
+    assert newest_checkpoint(tmp_path) == (None, [])
+
+
+def cut_state(path: Path) -> None:
+    (path / "state.npz").write_bytes((path / "state.npz").read_bytes()[:-1])
+
+
+def flip_a_byte(path: Path) -> None:
+    body = bytearray((path / "state.npz").read_bytes())
+    body[len(body) // 2] ^= 1
+    (path / "state.npz").write_bytes(body)
+
+
+def change_step(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "step": 99}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: (path / "manifest.json").write_text("{"),
+        lambda path: (path / "manifest.json").write_text("[]"),
+        lambda path: (path / "state.npz").unlink(),
+        cut_state,
+        flip_a_byte,
+        change_step,
+    ],
+    ids=["no manifest", "half a manifest", "a list", "no state", "cut state", "changed state", "other step"],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    save(tmp_path, 10)
+    damage(save(tmp_path, 20))
+    found, problems = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.step == 10
+    assert len(problems) == 1
+    assert "checkpoint-20" in problems[0]
+
+
+@pytest.mark.parametrize("failing", ["state.npz", "manifest.json"])
+def test_a_disk_that_fills_up_leaves_the_older_checkpoint_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    save(tmp_path, 10)
+
+    def write(path: Path, fill: Callable[..., object]) -> None:
+        if path.name == failing:
+            raise OSError(28, "No space left on device")
+        files.write_atomically(path, fill)
+
+    monkeypatch.setattr(checkpoints, "write_atomically", write)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 20)
+    found, problems = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.step, problems) == (10, [])
+
+
+def test_a_draft_left_by_a_crash_does_not_hinder_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-checkpoint-10").mkdir()
+    (tmp_path / ".tmp-checkpoint-10" / "state.npz").write_text("half")
+    save(tmp_path, 10)
+    assert newest_checkpoint(tmp_path)[1] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+def test_removing_takes_them_all(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    (tmp_path / "checkpoint-20").mkdir()
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(stream: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
