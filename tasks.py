@@ -120,7 +120,7 @@ def upload(c: Context, env: str | None = None, data: str | None = None) -> None:
         aws = Aws(settings)
         done = []
         if data:
-            shortest = settings.context_length + settings.prediction_length
+            shortest = settings.shortest_series
             done.append(
                 uploads.upload_data(
                     aws.s3, aws.bucket, Path(data), shortest, out=sys.stderr, progress=progress

@@ -25,7 +25,7 @@ source "$script_dir/lib/companions.sh"
 
 environment='' assume_yes=false now=false dry_run=false as_json=false
 bucket='' run_id='' instance_ids='[]' run_ids='[]' grace=0
-state_is='missing'
+state_is='missing' corrupt_etag=''
 
 parse_arguments() {
   while (($# > 0)); do
@@ -64,7 +64,7 @@ take_stock() {
       run_id=$(jq -r .run_id <<<"$STATE_JSON")
       ;;
     "$EXIT_NO_SUCH_RUN") state_is=missing ;;
-    "$EXIT_STATE_UNREADABLE") state_is=corrupt ;;
+    "$EXIT_STATE_UNREADABLE") state_is=corrupt corrupt_etag=$STATE_ETAG ;;
     *) return "$status" ;;
   esac
   live=$(live_instances "$environment")
@@ -140,9 +140,12 @@ make_sure() {
     readarray -t ids < <(jq -r '.[]' <<<"$live")
     if ((${#ids[@]} == 0)); then return 0; fi
     log_info "terminating ${ids[*]}"
-    retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${ids[@]}" --output json \
-      || log_error "terminate-instances: $AWS_ERROR_TEXT"
-    if wait_until_gone 60; then return 0; fi
+    if ! retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${ids[@]}" --output json; then
+      log_error "terminate-instances: $AWS_ERROR_TEXT"
+      sleep 1
+    elif wait_until_gone 60; then
+      return 0
+    fi
   done
   log_error "still there: ${ids[*]}; look in the EC2 console"
   return "$EXIT_FAILED"
@@ -150,17 +153,25 @@ make_sure() {
 
 # Completes the records of the ended runs and frees the environment.
 settle() {
-  local ended etag
+  local ended
   while read -r ended; do
     finish_run_record "$bucket" "$environment" "$ended" killed "$(step_of "$ended")" "$KILLED_BY_OPERATOR" '' || true
   done < <(jq -r '.[]' <<<"$run_ids")
   if [[ $state_is == corrupt ]]; then
-    etag=$(aws s3api head-object --bucket "$bucket" --key "$environment/system-state.json" --query ETag --output text) || return 0
-    delete_state_if_match "$bucket" "$environment" "$etag"
+    drop_corrupt_state
   elif [[ $state_is == valid ]]; then
     transition_state "$bucket" "$environment" "$run_id" cleanup cleanup 2>/dev/null || true
     delete_state "$bucket" "$environment" "$run_id"
   fi
+}
+
+# Deletes the corrupt file that was seen; what another launch has put there since is left.
+drop_corrupt_state() {
+  if delete_state_if_match "$bucket" "$environment" "$corrupt_etag"; then return 0; fi
+  case $AWS_ERROR_CODE in
+    PreconditionFailed | 412) log_warn "the state file is another one now; it is left as it is" ;;
+    *) _report_aws_error "deleting s3://$bucket/$environment/system-state.json" ;;
+  esac
 }
 
 # The step at which a run was ended, if the state file tells. <run_id>

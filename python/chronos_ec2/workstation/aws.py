@@ -89,7 +89,12 @@ class Aws:
                 "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
                 "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
             }
-        config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 4})
+        config = Config(
+            connect_timeout=5,
+            read_timeout=30,
+            retries={"mode": "standard", "max_attempts": 4},
+            max_pool_connections=40,
+        )
         return self.session.client(service, config=config, **endpoint)  # type: ignore[call-overload]
 
     @cached_property

@@ -95,6 +95,11 @@ class Settings:
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is `command`, so the command to run is needed")
 
+    @property
+    def shortest_series(self) -> int:
+        """Rows a series needs: a context, the window it is trained on, and the window held out."""
+        return self.context_length + 2 * self.prediction_length
+
 
 _TYPES: Final = get_type_hints(Settings)
 KEYS: Final = tuple(field.name for field in fields(Settings) if field.name != "environment")

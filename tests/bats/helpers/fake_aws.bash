@@ -136,6 +136,12 @@ put_state() { put_object a-bucket dev/system-state.json "$(state_body "$@")"; }
 # The state file of `dev` as it is now, or nothing.
 state_now() { cat "$(object a-bucket dev/system-state.json)" 2>/dev/null || true; }
 
+# The states that were published, in order, one a line. [jq filter]
+published() {
+  local default='"\(.status) \(.current_step)"'
+  jq -r "${1:-$default}" "$FAKE_AWS_DIR/published" 2>/dev/null || true
+}
+
 # A run.json without an end. [run id]
 put_run_record() {
   local run=${1:-2025-01-15-143022}

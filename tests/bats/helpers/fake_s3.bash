@@ -88,6 +88,7 @@ _s3_copy_object() {
   _check_conditions "$file" CopyObject
   mkdir -p "${file%/*}"
   cp "$source" "$file"
+  cat "$source" >>"$FAKE_AWS_DIR/published"
   _effect copy-object "${options[key]}"
   printf '{"CopyObjectResult": {"ETag": "%s"}}\n' "$(_etag "$file")"
 }

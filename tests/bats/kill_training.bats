@@ -1,0 +1,343 @@
+#!/usr/bin/env bats
+# shell/kill_training.sh: ends a run gracefully, then certainly, whatever the state file says; leaves others alone.
+# shellcheck disable=SC2154  # variables of the helpers
+bats_require_minimum_version 1.5.0
+load helpers/common
+
+readonly RUN=2025-01-15-143022
+readonly OTHER=2025-01-20-000000
+
+setup() {
+  common_setup
+  fake_sleep
+  use_fake_s3 a-bucket
+  put_run_record "$RUN"
+  export CHRONOS_KILL_GRACE_SECONDS=2
+}
+
+teardown() { common_teardown; }
+
+kill_run() { run --separate-stderr bash "$project/shell/kill_training.sh" --env dev "$@" </dev/null; }
+
+plan_checks() {
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}'
+  aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws:iam::123456789012:user/ada"}'
+  aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
+    {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"profile"}]}'
+}
+
+# The run's instance is seen this many times, then no more.
+plan_instance_seen() {
+  aws_plan 'ec2 describe-instances *' --times "$1" --out "$(instances_json "$(instance_json i-0abc running "$RUN")")"
+  aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json)"
+}
+
+plan_no_instance() { aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json)"; }
+plan_terminate() { aws_plan 'ec2 terminate-instances *' --out '{}'; }
+
+readonly UPDATE=('put-object dev/system-state.json.tmp-N' 'copy-object dev/system-state.json if-match'
+  'delete-object dev/system-state.json.tmp-N')
+readonly RECORD="put-object dev/$RUN/run.json if-match"
+readonly FREE='delete-object dev/system-state.json if-match'
+
+# -- usage ------------------------------------------------------------------------------------------------------
+
+@test "--help prints the script's header and asks nothing" {
+  kill_run --help
+  assert_success
+  assert_line --index 0 --partial 'Ends the run that holds an environment'
+  refute_called '*'
+}
+
+@test "an unknown argument, or --env without a name, is exit code 2" {
+  kill_run --force
+  assert_failure 2
+  assert_regex "$stderr" "unknown argument '--force'"
+  kill_run --yes --env
+  assert_failure 2
+  kill_run --yes --env ''
+  assert_failure 2
+  refute_called '*'
+}
+
+@test "an environment that is no name is exit code 26, and nothing of it is executed" {
+  # shellcheck disable=SC2016  # nothing may expand
+  kill_run --env '$(touch canary)' --yes
+  assert_failure 26
+  assert [ ! -e canary ]
+  refute_called '*'
+}
+
+@test "no credentials are exit code 10" {
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}'
+  aws_plan 'sts get-caller-identity *' --error ExpiredToken
+  kill_run --yes
+  assert_failure 10
+}
+
+@test "a stack that is not deployed is exit code 11" {
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}'
+  aws_plan 'sts get-caller-identity *' --out '{"Arn":"me"}'
+  aws_plan 'cloudformation list-exports *' --out '{"Exports":[]}'
+  kill_run --yes
+  assert_failure 11
+  assert_regex "$stderr" 'run invoke deploy'
+}
+
+# -- a valid state file ---------------------------------------------------------------------------------------------
+
+@test "a training run is marked killed, saves and stops by itself: nothing is terminated by force" {
+  plan_checks
+  plan_instance_seen 2
+  put_state training step_7
+  kill_run --yes
+  assert_success
+  assert_output ''
+  assert_equal "$(published '"\(.status) \(.current_step) \(.error_message)"')" \
+    $'killed step_7 killed by operator\ncleanup cleanup killed by operator'
+  refute_called 'ec2 terminate-instances *'
+  assert_effects "${UPDATE[@]}" "$RECORD" "${UPDATE[@]}" "$FREE"
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.error) \(.exit_code)"' 'killed step_7 killed by operator null'
+}
+
+@test "a run that does not stop in time is terminated, by its id" {
+  plan_checks
+  plan_instance_seen 5
+  plan_terminate
+  put_state training step_7
+  kill_run --yes
+  assert_success
+  assert_regex "$stderr" 'waiting up to 2 s'
+  assert_regex "$stderr" 'did not stop in time'
+  assert_called 1 ec2 terminate-instances --instance-ids i-0abc --output json
+  assert_effects "${UPDATE[@]}" terminate-instances "$RECORD" "${UPDATE[@]}" "$FREE"
+}
+
+@test "--now terminates without asking the instance or waiting for it" {
+  plan_checks
+  plan_instance_seen 2
+  plan_terminate
+  put_state training step_7
+  kill_run --yes --now
+  assert_success
+  assert_effects terminate-instances "$RECORD" "$FREE"
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'killed step_7'
+}
+
+@test "before and after training the way leads through failed, with a message that says who did it" {
+  local status
+  for status in initialization data_sync results_sync; do
+    plan_checks
+    plan_no_instance
+    put_state "$status" a_step
+    rm -f "$FAKE_AWS_DIR/published"
+    kill_run --yes
+    assert_success
+    assert_equal "$(published '"\(.status) \(.current_step) \(.error_message)"')" \
+      $'failed a_step killed by operator\ncleanup cleanup killed by operator'
+    assert_equal "$(state_now)" ''
+  done
+}
+
+@test "a run that is ending already is not asked again" {
+  plan_checks
+  plan_instance_seen 1
+  put_state failed training
+  kill_run --yes
+  assert_success
+  assert_regex "$stderr" 'ending by itself already \(failed\)'
+  assert_equal "$(published)" 'cleanup cleanup'
+}
+
+@test "a run that ends by itself meanwhile is not an error, and its own record stands" {
+  plan_checks
+  put_state cleanup cleanup
+  put_object a-bucket "dev/$RUN/run.json" '{"ended_at":"2025-01-15T15:00:00Z","outcome":"succeeded"}'
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc running "$RUN")")" \
+    --before "rm '$(object a-bucket dev/system-state.json)'"
+  plan_no_instance
+  kill_run --yes
+  assert_success
+  assert_effects 'put-object dev/system-state.json.tmp-N' 'delete-object dev/system-state.json.tmp-N'
+  assert_json "$(run_record_now)" .outcome succeeded
+}
+
+@test "a run that begins meanwhile is left alone: its instance, its state file, its record" {
+  plan_checks
+  put_state training step_7
+  put_run_record "$OTHER"
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc running "$RUN")")"
+  aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json "$(instance_json i-0other running "$OTHER")")" \
+    --before "printf '%s' '$(state_body initialization launch "$OTHER" null)' >'$(object a-bucket dev/system-state.json)'"
+  kill_run --yes --json
+  assert_success
+  assert_output "{\"environment\":\"dev\",\"run_ids\":[\"$RUN\"],\"instance_ids\":[\"i-0abc\"]}"
+  refute_called 'ec2 terminate-instances *'
+  assert_json "$(state_now)" '"\(.run_id) \(.status)"' "$OTHER initialization"
+  assert_json "$(run_record_now "$OTHER")" '.outcome | tojson' null
+}
+
+@test "a run that cannot be marked killed is terminated all the same" {
+  plan_checks
+  plan_instance_seen 5
+  plan_terminate
+  put_state training step_7
+  aws_plan 's3api put-object * --key dev/system-state.json.tmp-*' --error AccessDenied
+  kill_run --yes
+  assert_success
+  assert_regex "$stderr" 'could not be asked'
+  assert_effects terminate-instances "$RECORD" "$FREE"
+}
+
+# -- no state file, or a corrupt one -----------------------------------------------------------------------------------
+
+@test "without a state file the instances are found by their tags and terminated" {
+  plan_checks
+  plan_instance_seen 2
+  plan_terminate
+  kill_run --yes
+  assert_success
+  assert_called 1 ec2 terminate-instances --instance-ids i-0abc --output json
+  assert_effects terminate-instances "$RECORD"
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'killed null'
+}
+
+@test "a corrupt state file is deleted, as it was seen, when its instance is gone" {
+  local etag
+  put_object a-bucket dev/system-state.json '{"run_id":'
+  etag="\"$(md5sum "$(object a-bucket dev/system-state.json)" | cut -c1-32)\""
+  plan_checks
+  plan_instance_seen 2
+  plan_terminate
+  kill_run --yes
+  assert_success
+  assert_regex "$stderr" 'corrupt; it will be deleted'
+  assert_called 1 s3api delete-object --bucket a-bucket --key dev/system-state.json --if-match "$etag"
+  assert_effects terminate-instances "$RECORD" "$FREE"
+}
+
+@test "a state file that replaced the corrupt one meanwhile is left alone" {
+  put_object a-bucket dev/system-state.json '{"run_id":'
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json)" \
+    --before "printf '%s' '$(state_body initialization launch "$OTHER" null)' >'$(object a-bucket dev/system-state.json)'"
+  kill_run --yes
+  assert_success
+  assert_regex "$stderr" 'another one now'
+  assert_json "$(state_now)" .run_id "$OTHER"
+}
+
+@test "nothing to end is exit code 0; what crashed writers staged is dropped" {
+  plan_checks
+  plan_no_instance
+  put_object a-bucket dev/system-state.json.tmp-0123 '{}'
+  put_object a-bucket dev/system-state.json.tmp-4567 '{}'
+  kill_run
+  assert_success
+  assert_regex "$stderr" 'nothing runs in dev'
+  assert_effects 'delete-object dev/system-state.json.tmp-N' 'delete-object dev/system-state.json.tmp-N'
+  assert_json "$(run_record_now)" '.outcome | tojson' null
+}
+
+# -- asking, refusing, failing ---------------------------------------------------------------------------------------------
+
+@test "with nobody to ask and no --yes it is exit code 2, and nothing is ended" {
+  plan_checks
+  plan_instance_seen 1
+  put_state training step_7
+  kill_run
+  assert_failure 2
+  assert_regex "$stderr" 'give --yes'
+  assert_effects
+}
+
+@test "an answer other than y ends nothing" {
+  plan_checks
+  plan_instance_seen 1
+  put_state training step_7
+  run -0 script --quiet --return --command "bash '$project/shell/kill_training.sh' --env dev" /dev/null <<<'n'
+  assert_output --partial 'nothing was ended'
+  assert_effects
+}
+
+@test "the answer y ends the run" {
+  plan_checks
+  plan_no_instance
+  put_state training step_7
+  run -0 script --quiet --return --command "bash '$project/shell/kill_training.sh' --env dev" /dev/null <<<'y'
+  assert_equal "$(state_now)" ''
+}
+
+@test "--dry-run says what would be ended and changes nothing" {
+  plan_checks
+  plan_instance_seen 1
+  put_state training step_7
+  kill_run --dry-run
+  assert_success
+  assert_regex "$stderr" "run $RUN holds dev: training at step_7"
+  assert_regex "$stderr" 'instances tagged .*: i-0abc'
+  assert_effects
+}
+
+@test "an instance that EC2 refuses to terminate is exit code 1, and the environment stays held" {
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json "$(instance_json i-0abc running "$RUN")")"
+  aws_plan 'ec2 terminate-instances *' --error UnauthorizedOperation --times 5
+  put_state training step_7
+  kill_run --yes --now
+  assert_failure 1
+  assert_regex "$stderr" 'terminate-instances: .*UnauthorizedOperation'
+  assert_regex "$stderr" 'still there: i-0abc'
+  assert_effects
+  assert_json "$(state_now)" .status training
+}
+
+@test "an instance that outlives its termination is exit code 1, after five tries of a minute" {
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json "$(instance_json i-0abc running "$RUN")")"
+  aws_plan 'ec2 terminate-instances *' --out '{}' --times 5
+  put_state training step_7
+  # A wait of a second counts as thirty here.
+  sed 's/SECONDS + /SECONDS + 29 + /' "$helpers/fake_sleep.bash" >"$work/fast_sleep.bash"
+  BASH_ENV="$work/fast_sleep.bash" kill_run --yes --now
+  assert_failure 1
+  assert_regex "$stderr" 'still there: i-0abc'
+}
+
+@test "a termination that is throttled is tried again" {
+  plan_checks
+  plan_instance_seen 2
+  aws_plan 'ec2 terminate-instances *' --error RequestLimitExceeded --times 2
+  plan_terminate
+  kill_run --yes
+  assert_success
+}
+
+@test "EC2 that cannot be asked ends nothing: exit code 1" {
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --error UnauthorizedOperation
+  put_state training step_7
+  kill_run --yes
+  assert_failure 1
+  assert_regex "$stderr" 'looking for instances of dev'
+  assert_effects
+}
+
+@test "a state file that S3 refuses to show is exit code 15, and nothing is ended" {
+  plan_checks
+  aws_plan 's3api get-object *' --error AccessDenied
+  kill_run --yes
+  assert_failure 15
+  assert_effects
+}
+
+@test "a state file that S3 refuses to delete is exit code 15, with a message" {
+  plan_checks
+  plan_no_instance
+  put_object a-bucket dev/system-state.json 'corrupt'
+  aws_plan 's3api delete-object * --if-match *' --error AccessDenied
+  kill_run --yes
+  assert_failure 15
+  assert_regex "$stderr" 'deleting s3://a-bucket/dev/system-state.json'
+}
