@@ -91,17 +91,17 @@ start_companions() {
   upload_log_continuously "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
     "$CHRONOS_LOG_UPLOAD_SECONDS" &
   companion_pids+=($!)
-  disown "$!" # or Bash would print "Terminated" into the log when it is stopped
   watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
   companion_pids+=($!)
-  disown "$!"
 }
 
+# Ends the companions, after the call each may be in the middle of: an upload that ended later than the last one
+# would bring an old log back.
 stop_companions() {
   local pid
   for pid in "${companion_pids[@]}"; do
-    pkill -TERM -P "$pid" 2>/dev/null || true
     kill -TERM "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
   done
   companion_pids=()
 }

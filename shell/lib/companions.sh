@@ -15,10 +15,23 @@ upload_log() {
     --tagging chronos-class=log >/dev/null
 }
 
+# Sleeps so that TERM ends a companion at once. A companion that is in the middle of a call finishes it first.
+# <seconds>
+_pause() {
+  local pause
+  sleep "$1" &
+  pause=$!
+  # shellcheck disable=SC2064  # this sleep is meant
+  trap "kill $pause 2>/dev/null; exit 0" TERM
+  wait "$pause"
+  trap 'exit 0' TERM
+}
+
 # Uploads the log whenever it has grown. A log is small, so its object is written whole: S3 has no append.
 # <file> <bucket> <key> <seconds between looks>
 upload_log_continuously() {
   local size sent=-1 trouble
+  trap 'exit 0' TERM
   while true; do
     size=$(stat -c %s "$1" 2>/dev/null) || size=$sent
     if [[ $size != "$sent" ]]; then
@@ -28,7 +41,7 @@ upload_log_continuously() {
         log_warn "log upload failed, next try in $4 s: ${trouble//$'\n'/ }"
       fi
     fi
-    sleep "$4"
+    _pause "$4"
   done
 }
 
@@ -52,7 +65,9 @@ reason_to_stop() {
 # <bucket> <env> <run_id> <pid> <reason file> <seconds between looks>
 watch_for_kill() {
   local reason
-  while sleep "$6"; do
+  trap 'exit 0' TERM
+  while true; do
+    _pause "$6"
     reason=$(reason_to_stop "$1" "$2" "$3")
     if [[ -n $reason ]]; then
       printf '%s\n' "$reason" >"$5"
