@@ -75,6 +75,14 @@ require_variables() {
       log_error "$name is not set; bootstrap.sh is started by the user data that launch_training.sh renders"
       return "$EXIT_USAGE"
     fi
+    case $name in
+      *_GB | *_SECONDS | *_MINUTES)
+        if [[ ${!name} == *[!0-9]* ]]; then
+          log_error "$name is not a whole number: '${!name}'"
+          return "$EXIT_USAGE"
+        fi
+        ;;
+    esac
   done
 }
 
@@ -104,6 +112,12 @@ stop_companions() {
     wait "$pid" 2>/dev/null || true
   done
   companion_pids=()
+}
+
+# Why the run must stop, if it must: a phase's own write may meet the kill before the watch has looked.
+learn_stop_reason() {
+  if [[ -z $stop_reason_file || -s $stop_reason_file ]]; then return 0; fi
+  reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
 }
 
 # Writes the state, does the phase's work, notes its time. <phase> <status> <function>
@@ -202,7 +216,7 @@ on_exit() {
   local status=$? outcome error
   trap - EXIT
   trap '' TERM INT
-  set +e
+  set +eu
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))"
   stop_child "$CHRONOS_KILL_GRACE_SECONDS"

@@ -179,13 +179,21 @@ step_of() {
   if [[ $1 == "$run_id" && -n $STATE_JSON ]]; then jq -r .current_step <<<"$STATE_JSON"; fi
 }
 
-# Drops bodies that crashed writers staged and never published.
-drop_staged_bodies() {
-  local key
-  retry_with_backoff 3 aws s3api list-objects-v2 --bucket "$bucket" --prefix "$environment/system-state.json.tmp-" --output json || return 0
-  while read -r key; do
-    aws s3api delete-object --bucket "$bucket" --key "$key" >/dev/null || true
-  done < <(jq -r '.Contents // [] | .[].Key' <<<"$AWS_OUTPUT")
+# Asks, waits, then makes sure; leaves the environment free.
+end_runs() {
+  local -a ended
+  if [[ $state_is == valid && $now == false ]]; then
+    ask_to_stop || log_warn "the instance could not be asked; it is terminated"
+    if [[ $instance_ids != '[]' ]]; then
+      log_info "waiting up to $grace s for the instance to save and stop"
+      wait_until_gone "$grace" || log_warn "it did not stop in time"
+    fi
+  fi
+  make_sure
+  settle
+  readarray -t ended < <(jq -r '.[]' <<<"$run_ids")
+  drop_staged_states "$bucket" "$environment" "${ended[@]}"
+  log_info "ended; $environment is free"
 }
 
 main() {
@@ -206,18 +214,8 @@ main() {
     log_info "nothing runs in $environment"
   else
     confirm
-    if [[ $state_is == valid && $now == false ]]; then
-      ask_to_stop || log_warn "the instance could not be asked; it is terminated"
-      if [[ $instance_ids != '[]' ]]; then
-        log_info "waiting up to $grace s for the instance to save and stop"
-        wait_until_gone "$grace" || log_warn "it did not stop in time"
-      fi
-    fi
-    make_sure
-    settle
-    log_info "ended; $environment is free"
+    end_runs
   fi
-  drop_staged_bodies
   if [[ $as_json == true ]]; then
     # shellcheck disable=SC2016  # a jq program
     jq -cn --arg env "$environment" --argjson runs "$run_ids" --argjson ids "$instance_ids" \

@@ -14,7 +14,9 @@
     ├── NotUploaded           scripts, environment or data are not in the bucket
     ├── DataInvalid           the user's Parquet is not what a trainer can read
     ├── NoSuchRun             no record of that run
-    └── ToolMissing           a program that a task needs is not installed
+    ├── ToolMissing           a program that a task needs is not installed
+    ├── NoCredentials         AWS has no credentials to work with, or refused them
+    └── LocalCloudDown        the embedded AWS is not running
 """
 
 from __future__ import annotations

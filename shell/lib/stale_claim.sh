@@ -36,4 +36,5 @@ take_over_stale_claim() {
   atomic_write_state "$bucket" "$environment" "$body" "$STATE_ETAG" || return
   finish_run_record "$bucket" "$environment" "$old_run" lost "$old_step" \
     "the instance was gone before the run had recorded its end" '' || true
+  drop_staged_states "$bucket" "$environment" "$old_run"
 }

@@ -45,6 +45,15 @@ _is_transient() {
   esac
 }
 
+# Whether the CLI never asked AWS because of something on this side. <its words>
+_is_own_fault() {
+  case $1 in
+    *'Unable to locate credentials'* | *'artial credentials'* | *'specify a region'* | *'could not be found'*) return 0 ;;
+    usage:* | *'Unknown options'* | *'aws: error: '* | *'Parameter validation failed'*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
 # Seconds to wait before try number $1 (from 0): full jitter under a doubling cap of 10 s.
 _backoff_seconds() {
   local cap=$((200 << $1))
@@ -68,13 +77,13 @@ retry_with_backoff() {
     else
       status=$?
     fi
+    AWS_ERROR_TEXT=$(tr -s '\n' ' ' <"$errors")
     AWS_ERROR_CODE=$(sed -n 's/.*An error occurred (\([A-Za-z0-9.]*\)).*/\1/p' "$errors" | head -n 1)
-    if ! _is_transient "$AWS_ERROR_CODE" || ((attempt == attempts - 1)); then
+    if ! _is_transient "$AWS_ERROR_CODE" || _is_own_fault "$AWS_ERROR_TEXT" || ((attempt == attempts - 1)); then
       break
     fi
     sleep "$(_backoff_seconds "$attempt")"
   done
-  AWS_ERROR_TEXT=$(tr -s '\n' ' ' <"$errors")
   rm -f "$errors"
   return "$status"
 }
@@ -160,7 +169,7 @@ atomic_write_state() {
   else
     _settle_refused_write "$bucket" "$environment" "$writer" && status=0 || status=$?
   fi
-  # What this leaves behind on failure, the bucket's owner sees as ENV/system-state.json.tmp-*; `invoke kill` drops it.
+  # A writer that dies before this leaves its body staged: drop_staged_states, or after a day a lifecycle rule, drops it.
   aws s3api delete-object --bucket "$bucket" --key "$staged" >/dev/null 2>&1 || true
   return "$status"
 }
@@ -306,4 +315,19 @@ require_conditional_writes() {
     log_error "this AWS CLI does not know conditional CopyObject ($(aws --version 2>&1)); update it: the state file would not be safe"
     return "$EXIT_TOOL_TOO_OLD"
   fi
+}
+
+# Drops the bodies that ended runs' writers staged and never published; those of other runs may be in the making.
+# <bucket> <env> <run_id…>
+drop_staged_states() {
+  local bucket=$1 environment=$2 key owner ended
+  shift 2
+  retry_with_backoff 3 aws s3api list-objects-v2 --bucket "$bucket" --prefix "$environment/system-state.json.tmp-" \
+    --output json || return 0
+  while read -r key; do
+    owner=$(aws s3 cp --quiet "s3://$bucket/$key" - 2>/dev/null | jq -r '.run_id // ""' 2>/dev/null) || owner=''
+    for ended in "$@"; do
+      if [[ $owner == "$ended" ]]; then aws s3api delete-object --bucket "$bucket" --key "$key" >/dev/null || true; fi
+    done
+  done < <(jq -r '.Contents // [] | .[].Key' <<<"$AWS_OUTPUT")
 }

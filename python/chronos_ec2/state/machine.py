@@ -6,6 +6,7 @@ Bash reads the same file (`shell/lib/state_helpers.sh`), so the two cannot drift
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -52,6 +53,8 @@ def _check_fields(body: Mapping[str, Any], fields: Mapping[str, list[str]], wher
             raise StateUnreadable(
                 f"state file: {where}{name} is {type(body[name]).__name__}, expected {' or '.join(kinds)}"
             )
+        if isinstance(body[name], float) and not math.isfinite(body[name]):
+            raise StateUnreadable(f"state file: {where}{name} is {body[name]}, expected a finite number")
 
 
 def validate_state(body: object) -> dict[str, Any]:

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from chronos_ec2.errors import (
     StateConflict,
@@ -40,6 +46,7 @@ _TRANSIENT_CODES: Final = frozenset(
 _DENIED_CODES: Final = frozenset({"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId"})
 _MISSING_CODES: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 _LOST_CODES: Final = frozenset({"412", "PreconditionFailed"})
+_FINAL_ERRORS: Final = (NoCredentialsError, PartialCredentialsError, ParamValidationError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,11 @@ def state_key(environment: str) -> str:
 def error_code(error: ClientError) -> str:
     """The service's code for an error, `NoSuchKey` or `412`."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _refuse_constant(name: str) -> None:
+    """`json` would take NaN and Infinity, which no other reader of the file does."""
+    raise ValueError(f"{name} is no JSON")
 
 
 class StateStore:
@@ -115,7 +127,7 @@ class StateStore:
             return None
         body, etag = raw
         try:
-            decoded = json.loads(body)
+            decoded = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise StateUnreadable(f"{self.uri} is not JSON ({error})") from error
         return Snapshot(validate_state(decoded), etag)
@@ -207,15 +219,24 @@ class StateStore:
         writer = str(body["control"]["writer"])
         temporary = f"{self._key}.tmp-{writer}"
         staged = json.dumps(body, indent=2).encode()
-        self._retry(
-            lambda: self._client.put_object(
-                Bucket=self._bucket, Key=temporary, Body=staged, ContentType="application/json"
-            )
-        )
         try:
-            return self._retry(lambda: self._copy(temporary, body, if_match))
+            self._retry(
+                lambda: self._client.put_object(
+                    Bucket=self._bucket, Key=temporary, Body=staged, ContentType="application/json"
+                )
+            )
+            return self._settled_copy(temporary, body, if_match)
         finally:
             self._drop_quietly(temporary)
+
+    def _settled_copy(self, temporary: str, body: dict[str, Any], if_match: str | None) -> Snapshot | None:
+        try:
+            return self._retry(lambda: self._copy(temporary, body, if_match))
+        except (ClientError, BotoCoreError):
+            landed = self._landed_before(body)  # the last try may have landed, and only its answer be lost
+            if landed is None:
+                raise
+            return landed
 
     def _copy(self, temporary: str, body: dict[str, Any], if_match: str | None) -> Snapshot | None:
         condition = {"IfNoneMatch": "*"} if if_match is None else {"IfMatch": if_match}
@@ -257,8 +278,8 @@ class StateStore:
                     raise StorageDenied(message) from error
                 if error_code(error) not in _TRANSIENT_CODES or attempt == ATTEMPTS - 1:
                     raise
-            except BotoCoreError:
-                if attempt == ATTEMPTS - 1:
+            except BotoCoreError as error:
+                if isinstance(error, _FINAL_ERRORS) or attempt == ATTEMPTS - 1:
                     raise
             self._sleep(self._delay(attempt))
         raise AssertionError("unreachable")

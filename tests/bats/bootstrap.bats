@@ -1,0 +1,441 @@
+#!/usr/bin/env bats
+# shell/bootstrap.sh: eight phases in order; however it ends, the record is finished and the machine powers off.
+# shellcheck disable=SC2154  # variables of the helpers
+bats_require_minimum_version 1.5.0
+load helpers/common
+
+readonly RUN=2025-01-15-143022
+
+setup() {
+  common_setup
+  use_fake_s3 a-bucket
+  be_an_instance "$RUN"
+  install_scripts
+  upload_environment
+  set_variables
+  put_state initialization launch "$RUN" null
+  put_run_record "$RUN"
+  put_object a-bucket "dev/$RUN/config.yaml" 'trainer: test'
+  export FAKE_PYTHON="$work/python"
+  mkdir "$FAKE_PYTHON"
+}
+
+teardown() {
+  local pid
+  for pid in $(pgrep -s "${boot_pid:-0}" 2>/dev/null | grep -vx "$$"); do
+    if [[ -n ${boot_pid:-} ]]; then kill -KILL "$pid" 2>/dev/null || true; fi
+  done
+  common_teardown
+}
+
+be_an_instance() {
+  export FAKE_IMDS="$work/imds"
+  mkdir -p "$FAKE_IMDS/meta-data/tags/instance"
+  printf 'i-0abc' >"$FAKE_IMDS/meta-data/instance-id"
+  printf '%s' "$1" >"$FAKE_IMDS/meta-data/tags/instance/RunId"
+}
+
+# The scripts as user data leaves them on the machine's disk.
+install_scripts() {
+  export CHRONOS_ROOT="$work/the disk"
+  scripts="$CHRONOS_ROOT/opt/chronos/scripts"
+  mkdir -p "$scripts/chronos_ec2/state"
+  cp -r "$shell_under_test/." "$scripts/"
+  cp "$repository/python/chronos_ec2/state/state_machine.json" "$scripts/chronos_ec2/state/"
+}
+
+upload_environment() {
+  mkdir -p venv/bin
+  cp "$helpers/fake_python.bash" venv/bin/python3
+  mkdir -p "$(object a-bucket cached-datasets/python-env)"
+  tar -czf "$(object a-bucket cached-datasets/python-env/venv.tar.gz)" -C venv bin
+}
+
+set_variables() {
+  export CHRONOS_RUN_ID=$RUN CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket CHRONOS_ACCELERATOR=cuda
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256=dddd
+  CHRONOS_ENVIRONMENT_SHA256=$(sha256sum <"$(object a-bucket cached-datasets/python-env/venv.tar.gz)" | cut -d' ' -f1)
+  export CHRONOS_MIN_FREE_DISK_GB=20 CHRONOS_HEARTBEAT_SECONDS=60 CHRONOS_LOG_UPLOAD_SECONDS=60
+  export CHRONOS_KILL_GRACE_SECONDS=1 CHRONOS_KEEP_ON_FAILURE_MINUTES=0
+}
+
+# What a program of the training environment does. <program> <snippet>
+program_does() { printf '%s\n' "$2" >"$FAKE_PYTHON/$1"; }
+
+plan_cli() { aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}'; }
+plan_terminate() { aws_plan 'ec2 terminate-instances --instance-ids i-0abc' --out '{}'; }
+
+# Starts bootstrap.sh in a session of its own; sets boot_pid. [arguments]
+start_boot() {
+  setsid bash "$scripts/bootstrap.sh" "$@" >"$work/console" 2>&1 3>&- &
+  boot_pid=$!
+}
+
+# Runs bootstrap.sh to its end; sets boot_status. [arguments]
+boot() {
+  start_boot "$@"
+  finish_boot
+}
+
+finish_boot() {
+  boot_status=0
+  wait "$boot_pid" || boot_status=$?
+}
+
+# Waits until a file is there. <file>
+wait_for() {
+  local attempt
+  for ((attempt = 0; attempt < 200; attempt++)); do
+    if [[ -e $1 ]]; then return 0; fi
+    sleep 0.05
+  done
+  fail "$1 never came; the console says:"$'\n'"$(<"$work/console")"
+}
+
+# The end that every run has, in this order and with nothing after it.
+assert_clean_end() {
+  local effects end
+  effects=$(<"$FAKE_AWS_DIR/effects")
+  end="put-object logs/$RUN/phase_logs.json
+put-object dev/$RUN/run.json if-match
+put-object dev/$RUN/logs/bootstrap.log
+delete-object dev/system-state.json if-match
+terminate-instances
+shutdown -P now"
+  assert_equal "$(tail -n 6 <<<"$effects")" "$end"
+  assert_equal "$(grep -c '^shutdown -P +' <<<"$effects")" 1
+  assert_equal "$(state_now)" ''
+  assert_equal "$(tail -n 1 "$(object a-bucket "dev/$RUN/logs/bootstrap.log")" | cut -d' ' -f2-)" \
+    "INFO  end of the log of run $RUN"
+  assert_equal "$(pgrep -s "$boot_pid")" ''
+}
+
+# <phase> <status field of the published failure> <exit code> <regular expression of the error>
+assert_failed_run() {
+  local record log
+  assert_clean_end
+  record=$(run_record_now)
+  assert_json "$record" '"\(.outcome) \(.failed_step) \(.exit_code) \(.phases[-2:] | map("\(.name)=\(.outcome)") | join(" "))"' \
+    "failed $1 $2 $1=failed cleanup=ok"
+  assert_regex "$(jq -r .error <<<"$record")" "$3"
+  assert_equal "$boot_status" "$2"
+  run -0 published
+  assert_line --index "$((${#lines[@]} - 2))" "failed $1"
+  assert_line --index "$((${#lines[@]} - 1))" 'cleanup cleanup'
+  log=$(cat "$(object a-bucket "dev/$RUN/logs/bootstrap.log")")
+  assert_regex "$log" "phase $1 failed \(exit code $2\)"
+}
+
+# -- refusing ------------------------------------------------------------------------------------------------------------
+
+@test "--help prints the script's header" {
+  run --separate-stderr -0 bash "$scripts/bootstrap.sh" --help
+  assert_line --index 0 --partial 'Trains on the rented instance'
+}
+
+@test "--dry-run prints the eight phases in order and changes nothing" {
+  run --separate-stderr -0 bash "$scripts/bootstrap.sh" --dry-run
+  assert_equal "$(cut -d' ' -f1 <<<"$output" | tr '\n' ' ')" \
+    'initialization system_setup venv_download gpu_preflight data_sync training results_sync cleanup '
+  refute_called '*'
+  assert_effects
+}
+
+@test "an unknown argument is exit code 2" {
+  run --separate-stderr -2 bash "$scripts/bootstrap.sh" --force
+  assert_effects
+}
+
+@test "every variable that user data sets is asked for by name: exit code 2, nothing touched" {
+  local name
+  for name in RUN_ID ENV BUCKET ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_SHA256 DATASET_SHA256 MIN_FREE_DISK_GB \
+    HEARTBEAT_SECONDS LOG_UPLOAD_SECONDS KILL_GRACE_SECONDS KEEP_ON_FAILURE_MINUTES; do
+    run --separate-stderr -2 env -u "CHRONOS_$name" bash "$scripts/bootstrap.sh"
+    assert_regex "$stderr" "CHRONOS_$name is not set"
+  done
+  refute_called '*'
+  assert_effects
+}
+
+@test "a number that is none is exit code 2: the end of the run must be able to count with it" {
+  CHRONOS_KEEP_ON_FAILURE_MINUTES=soon run --separate-stderr -2 bash "$scripts/bootstrap.sh"
+  assert_regex "$stderr" "CHRONOS_KEEP_ON_FAILURE_MINUTES is not a whole number: 'soon'"
+  assert_effects
+}
+
+@test "refuses where no metadata service answers: exit code 25, no call, no power-off" {
+  fake_sleep
+  unset FAKE_IMDS
+  run --separate-stderr -25 bash "$scripts/bootstrap.sh"
+  assert_regex "$stderr" 'not an EC2 instance, nothing was done'
+  refute_called '*'
+  assert_effects
+  assert_json "$(state_now)" .current_step launch
+}
+
+@test "refuses on an instance of another run: exit code 25, no call, no power-off" {
+  be_an_instance 2025-01-20-000000
+  run --separate-stderr -25 bash "$scripts/bootstrap.sh"
+  assert_regex "$stderr" 'was not launched for run'
+  refute_called '*'
+  assert_effects
+}
+
+# -- a good run -------------------------------------------------------------------------------------------------------------
+
+@test "a good run goes through the phases in order, finishes its record, frees the environment and powers off" {
+  local record logs
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'printf "{\"metrics\": {\"WQL\": 0.1}, \"baselines\": {\"seasonal_naive\": {\"WQL\": 0.2}}}" >"$CHRONOS_ROOT/data/output/training.json"'
+  boot
+  assert_equal "$boot_status" 0
+  assert_clean_end
+  assert_equal "$(published '"\(.status) \(.current_step) \(.instance_id)"')" "initialization initialization i-0abc
+initialization system_setup i-0abc
+initialization venv_download i-0abc
+initialization gpu_preflight i-0abc
+data_sync data_sync i-0abc
+training training i-0abc
+results_sync results_sync i-0abc
+cleanup cleanup i-0abc"
+  record=$(run_record_now)
+  assert_json "$record" '"\(.outcome) \(.failed_step) \(.error) \(.exit_code) \(.instance.id) \(.instance.type)"' \
+    'succeeded null null 0 i-0abc g4dn.2xlarge'
+  assert_json "$record" '"\(.metrics.WQL) \(.metrics.baselines.seasonal_naive.WQL)"' '0.1 0.2'
+  logs=$(cat "$(object a-bucket "logs/$RUN/phase_logs.json")")
+  assert_json "$logs" '"\(.run_id) \(.phases | map("\(.name)=\(.outcome)") | join(" "))"' \
+    "$RUN initialization=ok system_setup=ok venv_download=ok gpu_preflight=ok data_sync=ok training=ok results_sync=ok cleanup=ok"
+  assert_json "$logs" '[.phases[] | .seconds >= 0 and (.started_at | test("^20.*Z$"))] | all' true
+  assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | tr '\n' ' ')" 'version preflight data_sync training results_sync '
+  run -0 cat "$FAKE_PYTHON/calls"
+  assert_line --partial "preflight_check.py --accelerator cuda --min-free-disk-gb 20 --path $CHRONOS_ROOT/data --json"
+  assert_line --partial "training_wrapper.py --config $CHRONOS_ROOT/data/config.yaml --data $CHRONOS_ROOT/data/training-data --output $CHRONOS_ROOT/data/output --bucket a-bucket --env dev --run-id $RUN"
+  assert_line --partial '--prefix cached-datasets/training-data/ --manifest-sha256 dddd --into'
+  assert_called 1 ec2 terminate-instances --instance-ids i-0abc
+  assert [ -f "$(object a-bucket "dev/$RUN/preflight.json")" ]
+}
+
+# -- a failure in each phase ---------------------------------------------------------------------------------------------------
+
+@test "initialization: a CLI without conditional copies" {
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{}'
+  aws_plan '--version' --out 'aws-cli/2.0.0'
+  plan_terminate
+  boot
+  assert_failed_run initialization 23 'phase initialization ended with exit code 23'
+}
+
+@test "system_setup: a tool that the AMI lacks is named" {
+  local poor="$work/poor tools"
+  cp -d -r "$(toolbox)" "$poor"
+  rm "$poor/gzip"
+  plan_cli
+  plan_terminate
+  PATH="$helpers/bin:$poor" boot
+  assert_failed_run system_setup 1 'the AMI lacks gzip'
+}
+
+@test "venv_download: an environment that is not in the bucket" {
+  plan_cli
+  plan_terminate
+  rm "$(object a-bucket cached-datasets/python-env/venv.tar.gz)"
+  boot
+  assert_failed_run venv_download 1 's3://a-bucket/cached-datasets/python-env/venv.tar.gz could not be downloaded'
+}
+
+@test "venv_download: an environment with a wrong digest is never unpacked" {
+  plan_cli
+  plan_terminate
+  printf 'x' >>"$(object a-bucket cached-datasets/python-env/venv.tar.gz)"
+  boot
+  assert_failed_run venv_download 1 'corrupt .*: run invoke build-env'
+  assert [ ! -e "$CHRONOS_ROOT/opt/chronos/venv/bin" ]
+}
+
+@test "venv_download: an environment whose Python does not run" {
+  plan_cli
+  plan_terminate
+  program_does version 'exit 127'
+  boot
+  assert_failed_run venv_download 1 'Python does not run on this AMI'
+}
+
+@test "gpu_preflight: every failed check is in the error, and the report is uploaded" {
+  plan_cli
+  plan_terminate
+  program_does preflight 'printf "%s" "{\"checks\":[{\"name\":\"driver\",\"ok\":false,\"detail\":\"no nvidia-smi\",\"remedy\":\"another AMI\"},
+    {\"name\":\"disk\",\"ok\":false,\"detail\":\"3 GB free\",\"remedy\":\"volume_gb\"}]}"; exit 1'
+  boot
+  assert_failed_run gpu_preflight 1 'preflight: driver: no nvidia-smi; disk: 3 GB free'
+  assert_regex "$(cat "$(object a-bucket "dev/$RUN/preflight.json")")" 'no nvidia-smi'
+}
+
+@test "gpu_preflight: a check that crashes without a report still fails the run" {
+  plan_cli
+  plan_terminate
+  program_does preflight 'exit 139'
+  boot
+  assert_failed_run gpu_preflight 1 'preflight: '
+}
+
+@test "data_sync: data that cannot be fetched; training never starts" {
+  plan_cli
+  plan_terminate
+  program_does data_sync 'exit 19'
+  boot
+  assert_failed_run data_sync 1 'the training data could not be fetched'
+  run ! grep -q '^training' "$FAKE_PYTHON/calls"
+}
+
+@test "training: the trainer's exit code and its own error reach the record, and what it made is uploaded" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'printf "{\"error\": \"out of memory\"}" >"$CHRONOS_ROOT/data/output/training.json"; exit 3'
+  boot
+  assert_failed_run training 3 '^out of memory$'
+  assert_equal "$(tail -n 1 "$FAKE_PYTHON/calls" | cut -d' ' -f1)" results_sync
+}
+
+@test "results_sync: results that cannot be uploaded are tried once more" {
+  plan_cli
+  plan_terminate
+  program_does results_sync 'exit 15'
+  boot
+  assert_failed_run results_sync 1 'the results could not be uploaded'
+  assert_equal "$(grep -c '^results_sync' "$FAKE_PYTHON/calls")" 2
+}
+
+# -- the end of every run ---------------------------------------------------------------------------------------------------------
+
+@test "an unset variable in a phase, which no ERR trap sees, reaches the end" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # a line for the script
+  sed -i '/^phase_data_sync() {/a\  : "$no_such_variable"' "$scripts/lib/phases.sh"
+  boot
+  assert_clean_end
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'failed data_sync'
+}
+
+@test "TERM in training stops the trainer gracefully, saves what it made, and powers off" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'trap "echo TERM >>\"\$FAKE_PYTHON/seen\"; exit 75" TERM; : >"$FAKE_PYTHON/started"; while true; do sleep 0.05; done'
+  start_boot
+  wait_for "$FAKE_PYTHON/started"
+  kill -TERM "$boot_pid"
+  finish_boot
+  assert_failed_run training 143 'phase training ended with exit code 143'
+  assert_equal "$(<"$FAKE_PYTHON/seen")" TERM
+  assert_equal "$(tail -n 1 "$FAKE_PYTHON/calls" | cut -d' ' -f1)" results_sync
+}
+
+@test "a trainer that does not heed TERM is killed after the grace" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'trap "" TERM; : >"$FAKE_PYTHON/started"; while true; do sleep 0.05; done'
+  start_boot
+  wait_for "$FAKE_PYTHON/started"
+  kill -TERM "$boot_pid"
+  finish_boot
+  assert_failed_run training 143 'exit code 143'
+}
+
+@test "an operator's kill stops the trainer; the record says killed, and the state goes from killed to cleanup" {
+  plan_cli
+  plan_terminate
+  export CHRONOS_HEARTBEAT_SECONDS=1
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'trap "exit 75" TERM; state="$FAKE_AWS_DIR/s3/a-bucket/dev/system-state.json"
+    jq -c ".status = \"killed\" | .error_message = \"killed by operator\"" "$state" >"$state.new"; mv "$state.new" "$state"
+    while true; do sleep 0.05; done'
+  boot
+  assert_clean_end
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.error)"' 'killed training killed by operator'
+  run ! grep -q failed <(published)
+}
+
+@test "a kill that a phase's own write meets before the watch has looked is recorded as killed as well" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does data_sync 'state="$FAKE_AWS_DIR/s3/a-bucket/dev/system-state.json"
+    jq -c ".status = \"failed\" | .error_message = \"killed by operator\"" "$state" >"$state.new"; mv "$state.new" "$state"'
+  boot
+  assert_clean_end
+  assert_json "$(run_record_now)" '"\(.outcome) \(.error)"' 'killed killed by operator'
+  assert_equal "$(published | tail -n 1)" 'cleanup cleanup'
+}
+
+@test "a run that has lost its claim stops and leaves the other run's state file alone" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does data_sync 'state="$FAKE_AWS_DIR/s3/a-bucket/dev/system-state.json"
+    jq -c ".run_id = \"2025-01-20-000000\" | .status = \"initialization\"" "$state" >"$state.new"; mv "$state.new" "$state"'
+  boot
+  assert_json "$(state_now)" '"\(.run_id) \(.status)"' '2025-01-20-000000 initialization'
+  assert_json "$(run_record_now)" '"\(.outcome) \(.error)"' 'failed the claim on the environment was lost to another run'
+  assert_equal "$(tail -n 2 "$FAKE_AWS_DIR/effects")" $'terminate-instances\nshutdown -P now'
+}
+
+@test "with S3 gone at the end it still terminates and powers off, in this order" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does results_sync 'mv "$FAKE_AWS_DIR/s3/a-bucket" "$FAKE_AWS_DIR/s3/gone"'
+  boot
+  assert_equal "$(tail -n 2 "$FAKE_AWS_DIR/effects")" $'terminate-instances\nshutdown -P now'
+  assert_regex "$(<console)" 'run.json could not be finished'
+  assert_regex "$(<console)" 'state file could not be deleted'
+}
+
+@test "with no room for a temporary file it still terminates and powers off" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'rm -rf "${TMPDIR:?}"; exit 1'
+  boot
+  assert_equal "$(tail -n 2 "$FAKE_AWS_DIR/effects")" $'terminate-instances\nshutdown -P now'
+}
+
+@test "with EC2 refusing it still powers off" {
+  plan_cli
+  aws_plan 'ec2 terminate-instances *' --error UnauthorizedOperation
+  boot
+  assert_equal "$(tail -n 1 "$FAKE_AWS_DIR/effects")" 'shutdown -P now'
+  assert_regex "$(<console)" 'powering off does it'
+}
+
+@test "keep_on_failure_minutes delays the power-off of a failed run, loudly, and moves the dead man's switch" {
+  plan_cli
+  plan_terminate
+  export CHRONOS_KEEP_ON_FAILURE_MINUTES=2
+  # Two minutes of keeping last no time here; every other wait is real.
+  mkdir quick
+  # shellcheck disable=SC2016  # a script's text
+  printf '%s\n' '#!/usr/bin/env bash' 'if [[ $1 == 120 ]]; then echo "kept $1" >>"$FAKE_AWS_DIR/effects"; else exec '"'$(toolbox)/sleep'"' "$@"; fi' >quick/sleep
+  chmod +x quick/sleep
+  program_does training 'exit 3'
+  PATH="$work/quick:$PATH" boot
+  assert_regex "$(<console)" 'KEPT for 2 minutes after the failure .*i-0abc goes on billing'
+  run -0 grep -E 'shutdown|kept' "$FAKE_AWS_DIR/effects"
+  assert_output $'shutdown -P +17\nkept 120\nshutdown -P now'
+  assert_failed_run training 3 'exit code 3'
+}
+
+@test "a log upload that hangs is ended with the run: no process remains to put an older log over the last" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 's3api put-object * --key dev/*/logs/bootstrap.log *' --pass --before ': >"$FAKE_AWS_DIR/uploading"; sleep 60'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'while [[ ! -e $FAKE_AWS_DIR/uploading ]]; do sleep 0.05; done; exit 3'
+  boot
+  assert_failed_run training 3 'exit code 3'
+}
