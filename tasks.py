@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -214,6 +215,38 @@ def kill(
     run(commands.script_command("kill_training.sh", settings.environment, (), *flags), settings)
 
 
+@task(help={**ENV, **DRY, **JSON, "yes": "do not ask"})
+def reap(
+    c: Context, env: str | None = None, dry_run: bool = False, yes: bool = False, json: bool = False
+) -> None:
+    """End what nobody owns: instances of no live run, past their deadline or silent; free stale claims."""
+    from chronos_ec2.workstation.reap import Reaper, agreed
+    from chronos_ec2.workstation.reap import reap as reap_now
+
+    settings = settings_of(env)
+    with clear_errors():
+        aws = Aws(settings)
+        reaper = Reaper(
+            aws.s3,
+            aws.ec2,
+            aws.bucket,
+            settings.environment,
+            stale_after=timedelta(minutes=settings.stale_minutes),
+            claim_patience=timedelta(seconds=settings.claim_patience_seconds),
+            out=sys.stderr,
+        )
+        code = reap_now(
+            reaper,
+            settings.environment,
+            out=sys.stdout,
+            dry_run=dry_run,
+            as_json=json,
+            confirm=lambda: yes or agreed(),
+        )
+    if code:
+        raise Exit(code=int(code))
+
+
 @task(help={**ENV, **JSON})
 def runs(c: Context, env: str | None = None, json: bool = False) -> None:
     """List the runs of an environment with their outcomes, newest first."""
@@ -335,7 +368,7 @@ def demo(c: Context, keep: bool = False) -> None:
         if not keep:
             local_stop(c)
     with clear_errors():
-        print_summary(max(path for path in results.iterdir() if path.is_dir()), sys.stdout)
+        print_summary(max(results.glob("????-??-??-??????")), sys.stdout)
     if keep:
         print(
             '\nthe embedded AWS is up: eval "$(invoke local.env)", then aws s3 ls; invoke local.stop ends it'
@@ -393,7 +426,7 @@ def lock(c: Context) -> None:
 
 
 ns = Collection(
-    deploy, destroy, build_env, sample_data, upload, launch, watch, kill, runs, logs, fetch, render
+    deploy, destroy, build_env, sample_data, upload, launch, watch, kill, reap, runs, logs, fetch, render
 )
 for check in (demo, lint, bats, pytest, test_all, lock):
     ns.add_task(check)  # type: ignore[arg-type]  # invoke types @task's result as a plain callable

@@ -108,16 +108,10 @@ start_companions() {
 stop_companions() {
   local pid
   for pid in "${companion_pids[@]}"; do
-    kill -TERM "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    # One that has ended by itself is not waited for: Bash could wait for another child instead, the log's tee.
+    if kill -TERM "$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || true; fi
   done
   companion_pids=()
-}
-
-# Why the run must stop, if it must: a phase's own write may meet the kill before the watch has looked.
-learn_stop_reason() {
-  if [[ -z $stop_reason_file || -s $stop_reason_file ]]; then return 0; fi
-  reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
 }
 
 # Writes the state, does the phase's work, notes its time. <phase> <status> <function>
@@ -140,7 +134,7 @@ phase_initialization() { require_conditional_writes; }
 
 # A kill refuses this script's next transition before the watch for it has looked: ask once more why this ends.
 note_stop_reason() {
-  if [[ ! -s $stop_reason_file ]]; then
+  if [[ -n $stop_reason_file && ! -s $stop_reason_file ]]; then
     reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
   fi
 }
@@ -182,7 +176,7 @@ keep_if_asked() {
 # Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>
 finish_records() {
   local file step='' error='' more
-  file=$(mktemp) || return
+  file=$(mktemp) || return $?
   if [[ $2 != succeeded ]]; then step=$phase error=$3; fi
   # shellcheck disable=SC2016  # a jq program
   jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" '{run_id: $run, phases: $phases}' >"$file"

@@ -114,7 +114,7 @@ ask_to_stop() {
 # Prints which of the instances and runs that were found at the start still live. Another run may have begun since.
 still_live() {
   local live
-  live=$(live_instances "$environment") || return
+  live=$(live_instances "$environment") || return $?
   # shellcheck disable=SC2016  # a jq program
   jq -c --argjson ids "$instance_ids" --argjson runs "$run_ids" \
     '[.[] | select((.id | IN($ids[])) or (.run_id | IN($runs[]))) | .id]' <<<"$live"

@@ -119,7 +119,7 @@ side_by_side() {
 
 find_ami() {
   local ami_id
-  ami_id=$(get_latest_ami) || return
+  ami_id=$(get_latest_ami) || return $?
   describe_ami "$ami_id"
 }
 
@@ -200,7 +200,7 @@ claim() {
       ;;
     "$EXIT_HELD")
       claimed=true
-      take_over_stale_claim "$bucket" "$environment" "$body" "$holder" && status=0 || status=$?
+      take_over_stale_claim "$bucket" "$environment" "$body" "$holder" "$(setting claim_patience_seconds)" && status=0 || status=$?
       ;;
     "$EXIT_STATE_UNREADABLE")
       log_error "the state file cannot be read; look at it, then free the environment with: invoke kill --env $environment"

@@ -61,6 +61,18 @@ reason_to_stop() {
   esac
 }
 
+# Writes a heartbeat when the state is a minute old. While training, the wrapper's own heartbeat must show.
+# <bucket> <env> <run_id>
+beat_if_quiet() {
+  local body
+  read_state "$1" "$2" 2>/dev/null || return 0
+  # shellcheck disable=SC2016  # a jq program
+  jq -e --arg run "$3" '.run_id == $run and .status != "training" and now - (.timestamps.last_update | fromdateiso8601) > 60' \
+    <<<"$STATE_JSON" >/dev/null 2>&1 || return 0
+  body=$(_next_state '{}') || return 0
+  atomic_write_state "$1" "$2" "$body" "$STATE_ETAG" 2>/dev/null || true # another writer was faster: a sign of life as well
+}
+
 # Sends TERM to the bootstrap when its run has been killed or has lost its claim; writes the reason to a file first.
 # <bucket> <env> <run_id> <pid> <reason file> <seconds between looks>
 watch_for_kill() {
@@ -74,5 +86,6 @@ watch_for_kill() {
       kill -TERM "$4" 2>/dev/null || true
       return 0
     fi
+    beat_if_quiet "$1" "$2" "$3"
   done
 }

@@ -21,7 +21,7 @@ imds_get() {
   local endpoint=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} token
   endpoint=${endpoint%/}
   local -a bounded=(curl --silent --fail --connect-timeout 2 --max-time 5 --noproxy '*')
-  token=$("${bounded[@]}" -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$endpoint/latest/api/token") || return
+  token=$("${bounded[@]}" -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$endpoint/latest/api/token") || return $?
   "${bounded[@]}" -H "X-aws-ec2-metadata-token: $token" "$endpoint/latest/$1"
 }
 

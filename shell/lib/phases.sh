@@ -55,28 +55,28 @@ record_phase() {
 }
 
 phase_system_setup() {
-  require_instance_tools || return
-  mkdir -p "$home/venv" "$data/training-data" "$data/output/logs" || return
+  require_instance_tools || return $?
+  mkdir -p "$home/venv" "$data/training-data" "$data/output/logs" || return $?
   log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
 }
 
 require_instance_tools() {
   local tool
   for tool in aws jq curl tar gzip sha256sum; do
-    command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return
+    command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return $?
   done
 }
 
 phase_venv_download() {
   local key="cached-datasets/python-env/$CHRONOS_ENVIRONMENT_ARCHIVE" archive="$home/$CHRONOS_ENVIRONMENT_ARCHIVE"
   run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$key" "$archive" \
-    || fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" || return
+    || fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" || return $?
   if ! printf '%s  %s\n' "$CHRONOS_ENVIRONMENT_SHA256" "$archive" | sha256sum --check --status; then
     fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload"
-    return
+    return $?
   fi
   run_waiting tar -xzf "$archive" -C "$home/venv" \
-    || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return
+    || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return $?
   rm -f "$archive"
   "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
     || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
@@ -96,7 +96,7 @@ phase_gpu_preflight() {
 
 phase_data_sync() {
   run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" "$data/config.yaml" \
-    || fail "the run's config.yaml could not be downloaded" || return
+    || fail "the run's config.yaml could not be downloaded" || return $?
   run_waiting "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
     --prefix cached-datasets/training-data/ --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data" \
     || fail "the training data could not be fetched; see the log"

@@ -11,12 +11,12 @@ source "$_run_record_lib_dir/state_helpers.sh"
 # <bucket> <env> <run_id> <json object of changes>
 update_run_record() {
   local bucket=$1 key="$2/$3/run.json" changes=$4 file record etag race
-  file=$(mktemp) || return
+  file=$(mktemp) || return $?
   for ((race = 0; race < 4; race++)); do
     if ! retry_with_backoff 6 aws s3api get-object --bucket "$bucket" --key "$key" "$file"; then
       rm -f "$file"
       _report_aws_error "reading s3://$bucket/$key"
-      return
+      return $?
     fi
     etag=$(jq -r .ETag <<<"$AWS_OUTPUT")
     if [[ $(jq '.ended_at != null' "$file" 2>/dev/null) == true ]]; then
@@ -42,7 +42,7 @@ update_run_record() {
 # <bucket> <key> <text> <etag>
 _put_record_if_match() {
   local file status
-  file=$(mktemp) || return
+  file=$(mktemp) || return $?
   printf '%s\n' "$3" >"$file"
   aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json --if-match "$4" \
     && status=0 || status=$?
@@ -57,6 +57,6 @@ finish_run_record() {
   end=$(jq -cn --arg outcome "$4" --arg step "$5" --arg error "$6" --arg code "$7" --arg now "$(utc_now)" --argjson more "$more" '
     def or_null: if . == "" then null else . end;
     {ended_at: $now, outcome: $outcome, failed_step: ($step | or_null), error: ($error | or_null),
-     exit_code: ($code | if . == "" then null else tonumber end)} + $more') || return
+     exit_code: ($code | if . == "" then null else tonumber end)} + $more') || return $?
   update_run_record "$1" "$2" "$3" "$end"
 }

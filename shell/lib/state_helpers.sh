@@ -110,7 +110,7 @@ validate_state() {
     log_error "state file: it is empty"
     return "$EXIT_STATE_UNREADABLE"
   fi
-  table=$(_state_table) || return
+  table=$(_state_table) || return $?
   if ! problems=$(jq -r --slurpfile table "$table" -f "$_state_lib_dir/state_schema.jq" <<<"$1" 2>&1); then
     log_error "state file: cannot be checked: $problems"
     return "$EXIT_STATE_UNREADABLE"
@@ -131,7 +131,7 @@ read_state() {
     rm -f "$body"
     case $AWS_ERROR_CODE in NoSuchKey | 404) return "$EXIT_NO_SUCH_RUN" ;; esac
     _report_aws_error "reading s3://$bucket/$environment/system-state.json"
-    return
+    return $?
   fi
   STATE_ETAG=$(jq -r .ETag <<<"$AWS_OUTPUT")
   if ! STATE_JSON=$(jq -ce . "$body" 2>/dev/null) || [[ $STATE_JSON == *$'\n'* ]]; then
@@ -152,12 +152,12 @@ forget_state() { STATE_JSON='' STATE_ETAG=''; }
 atomic_write_state() {
   local bucket=$1 environment=$2 body=$3 expected=$4
   local key="$environment/system-state.json" writer staged status
-  validate_state "$body" || return
+  validate_state "$body" || return $?
   writer=$(jq -r .control.writer <<<"$body")
   staged="$key.tmp-$writer"
   if ! retry_with_backoff 6 _put_text "$bucket" "$staged" "$body"; then
     _report_aws_error "writing s3://$bucket/$staged"
-    return
+    return $?
   fi
   local -a condition=(--if-none-match '*')
   if [[ -n $expected ]]; then condition=(--if-match "$expected"); fi
@@ -177,7 +177,7 @@ atomic_write_state() {
 # <bucket> <key> <text>
 _put_text() {
   local file status
-  file=$(mktemp) || return
+  file=$(mktemp) || return $?
   printf '%s\n' "$3" >"$file"
   aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json && status=0 || status=$?
   rm -f "$file"
@@ -215,7 +215,7 @@ check_concurrent_run() {
 # Whether the table allows a move; staying is allowed. <from> <to>
 is_allowed_transition() {
   local table
-  table=$(_state_table) || return
+  table=$(_state_table) || return $?
   jq -e --arg from "$1" --arg to "$2" \
     '.transitions as $t | ($t | has($from)) and ($t | has($to)) and ($from == $to or ($t[$from] | index($to) != null))' \
     "$table" >/dev/null
@@ -224,7 +224,7 @@ is_allowed_transition() {
 # Merges changes into the state last read, with a new revision and writer. <json object of changes>
 _next_state() {
   local writer
-  writer=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n') || return
+  writer=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n') || return $?
   # shellcheck disable=SC2016  # a jq program
   jq -c --argjson changes "$1" --arg now "$(utc_now)" --arg writer "$writer" \
     '. * $changes | .timestamps.last_update = $now | .control.writer = $writer | .control.revision += 1' <<<"$STATE_JSON"
@@ -260,14 +260,14 @@ transition_state() {
   local changes body race result
   # shellcheck disable=SC2016  # a jq program
   changes=$(jq -cn --arg status "$status" --arg step "$step" --argjson more "$more" \
-    '{status: $status, current_step: $step} + $more') || return
+    '{status: $status, current_step: $step} + $more') || return $?
   for ((race = 0; race < _STATE_RACES; race++)); do
     # What this process wrote last is tried first: it saves a read, and the ETag catches any other writer.
     if ((race > 0)) || ! _known_state_allows "$run_id" "$status"; then
-      read_state "$bucket" "$environment" || return
-      _require_move "$environment" "$run_id" "$status" || return
+      read_state "$bucket" "$environment" || return $?
+      _require_move "$environment" "$run_id" "$status" || return $?
     fi
-    body=$(_next_state "$changes") || return
+    body=$(_next_state "$changes") || return $?
     atomic_write_state "$bucket" "$environment" "$body" "$STATE_ETAG" && result=0 || result=$?
     if ((result != EXIT_STATE_CONFLICT)); then return "$result"; fi
     sleep "$(_backoff_seconds "$race")"
@@ -289,7 +289,7 @@ delete_state() {
       PreconditionFailed | 412) ;;
       *)
         _report_aws_error "deleting s3://$bucket/$environment/system-state.json"
-        return
+        return $?
         ;;
     esac
     sleep "$(_backoff_seconds "$race")"

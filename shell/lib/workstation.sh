@@ -38,7 +38,7 @@ require_tools() {
 load_settings() {
   local python environment=$1 item
   shift
-  python=$(chronos_python) || return
+  python=$(chronos_python) || return $?
   local -a argv=("$python" -m chronos_ec2.workstation.settings)
   if [[ -n $environment ]]; then argv+=(--env "$environment"); fi
   for item in "$@"; do argv+=(--set "$item"); done
@@ -73,7 +73,7 @@ read_exports() {
   local exports wanted
   if ! retry_with_backoff 6 aws cloudformation list-exports --output json; then
     _report_aws_error "listing the CloudFormation exports"
-    return
+    return $?
   fi
   # shellcheck disable=SC2016  # a jq program
   exports=$(jq -c --arg prefix "$EXPORT_PREFIX-" \
@@ -95,7 +95,7 @@ live_instances() {
   if [[ -n ${2:-} ]]; then filters+=("Name=tag:RunId,Values=$2"); fi
   if ! retry_with_backoff 6 aws ec2 describe-instances --filters "${filters[@]}" --output json; then
     _report_aws_error "looking for instances of $1"
-    return
+    return $?
   fi
   jq -c '[.Reservations[].Instances[]
     | {id: .InstanceId, state: .State.Name, run_id: ((.Tags // []) | map(select(.Key == "RunId") | .Value) | first)}]' \

@@ -228,16 +228,28 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_json "$(state_now)" .run_id "$OTHER"
 }
 
-@test "nothing to end is exit code 0; what crashed writers staged is dropped" {
+@test "nothing to end is exit code 0" {
   plan_checks
   plan_no_instance
-  put_object a-bucket dev/system-state.json.tmp-0123 '{}'
-  put_object a-bucket dev/system-state.json.tmp-4567 '{}'
   kill_run
   assert_success
   assert_regex "$stderr" 'nothing runs in dev'
-  assert_effects 'delete-object dev/system-state.json.tmp-N' 'delete-object dev/system-state.json.tmp-N'
+  assert_effects
   assert_json "$(run_record_now)" '.outcome | tojson' null
+}
+
+@test "what the ended run's writers staged and never published is dropped; another run's is left" {
+  plan_checks
+  plan_no_instance
+  put_state training step_7
+  put_object a-bucket dev/system-state.json.tmp-0123 "$(state_body training step_6)"
+  put_object a-bucket dev/system-state.json.tmp-4567 "$(state_body initialization launch "$OTHER")"
+  put_object a-bucket dev/system-state.json.tmp-89ab 'half a bo'
+  kill_run --yes --now
+  assert_success
+  assert [ ! -e "$(object a-bucket dev/system-state.json.tmp-0123)" ]
+  assert [ -e "$(object a-bucket dev/system-state.json.tmp-4567)" ]
+  assert [ -e "$(object a-bucket dev/system-state.json.tmp-89ab)" ]
 }
 
 # -- asking, refusing, failing ---------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/launch_training.sh: checks, the claim, the one instance, and what is given back when that fails.
-# shellcheck disable=SC2154  # variables of the helpers
+# shellcheck disable=SC2154,SC2030,SC2031  # variables of the helpers; each test is a process of its own
 bats_require_minimum_version 1.5.0
 load helpers/common
 

@@ -33,7 +33,7 @@ def embedded_endpoint(home: Path) -> str:
     """
     try:
         return str(json.loads((home / "endpoint.json").read_text())["endpoint_url"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise LocalCloudDown("the embedded AWS is not running: start it with invoke local.start") from error
 
 
@@ -68,8 +68,12 @@ class Aws:
     def session(self) -> boto3.Session:
         """A boto3 session on the environment's region and profile."""
         import boto3  # takes a third of a second; `--list` and `--help` do without
+        import botocore.session
         from botocore.exceptions import ProfileNotFound
 
+        if self.settings.embedded:  # no profile of the user's, not even one that AWS_PROFILE names
+            bare = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+            return boto3.Session(botocore_session=bare, region_name=self.settings.region)
         try:
             return boto3.Session(
                 profile_name=self.settings.aws_profile or None, region_name=self.settings.region
@@ -114,6 +118,7 @@ class Aws:
         Raises:
             NotDeployed: the stack is not there.
             NoCredentials: AWS has no credentials, or refused them.
+            ChronosError: AWS does not answer; `LocalCloudDown` where that is the embedded one.
         """
         name = f"{EXPORT_PREFIX}BucketName"
         for export in self._exports():
@@ -125,15 +130,8 @@ class Aws:
         )
 
     def _exports(self) -> list[dict[str, str]]:
-        from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+        from chronos_ec2.workstation.s3 import translated
 
-        try:
+        with translated(f"the exports of the stack in {self.settings.region}"):
             pages = self.client("cloudformation").get_paginator("list_exports").paginate()
             return [export for page in pages for export in page["Exports"]]
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise NoCredentials(
-                "AWS has no usable credentials: run aws configure, or set AWS_PROFILE or the "
-                "AWS_ACCESS_KEY_ID variables"
-            ) from error
-        except ClientError as error:
-            raise NoCredentials(f"AWS refused to list the stack's exports: {error}") from error

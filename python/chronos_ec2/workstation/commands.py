@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.aws import aws_variables, local_home
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
 from chronos_ec2.workstation.toolchain import node_bin, node_program, path_with_tools
@@ -38,10 +39,17 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, ec
 
     Returns:
         The exit code; 128 + N for a child that signal N ended, 130 after ctrl-C.
+
+    Raises:
+        ToolMissing: the program is not there, or may not be run.
     """
     if echo:
         print(f"+ {shlex.join(argv)}", file=sys.stderr, flush=True)
-    with subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment())) as child:
+    try:
+        started = subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment()))
+    except OSError as error:
+        raise ToolMissing(f"{argv[0]} cannot be run ({error.strerror}): run ./invokew setup") from error
+    with started as child:
         try:
             code = child.wait()
         except KeyboardInterrupt:

@@ -17,15 +17,17 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
-from chronos_ec2.errors import ChronosError
+from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
+
+_MANIFESTS: Final = {"environment_archive": ("archive", "sha256"), "dataset": ("rows", "series", "files")}
 
 
 def run_config(settings: Settings, run_id: str) -> dict[str, Any]:
@@ -161,7 +163,16 @@ def git_facts(folder: Path) -> dict[str, Any]:
 
 
 def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path, now: datetime) -> None:
-    """Write `user_data.sh`, `config.yaml`, `run.json` and `state.json` into a folder."""
+    """Write `user_data.sh`, `config.yaml`, `run.json` and `state.json` into a folder.
+
+    Raises:
+        NotUploaded: a manifest that came from the bucket is not one.
+    """
+    for name, keys in _MANIFESTS.items():
+        if not isinstance(facts[name], dict) or not facts[name].keys() >= set(keys):
+            raise NotUploaded(
+                f"the {name} manifest in the bucket lacks {', '.join(keys)}: run invoke upload again"
+            )
     deadline = now + timedelta(hours=settings.max_hours)
     config = yaml.safe_dump(run_config(settings, facts["run_id"]), sort_keys=False)
     (into / "user_data.sh").write_text(render_user_data(user_data_values(settings, facts, deadline)))

@@ -25,7 +25,7 @@ def shell_quote(value: object) -> str:
     text = str(value)
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise SettingsError(f"a value for the user data has a control character: {text!r}")
-    # Quoted also where no quotes are needed, so that one pattern finds every assignment.
+    # A run id needs no quotes and gets none: the template's guard looks for it as it stands.
     return shlex.quote(text)
 
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_origin, get_type_hints
 
 import yaml
 
@@ -27,7 +27,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[3]
 SETTINGS_FILE: Final = REPOSITORY / "invoke.yaml"
 _CHOICES: Final = {"accelerator": ("cuda", "cpu"), "trainer": ("test", "command")}
 _PATTERNS: Final = {
-    "region": re.compile(r"[a-z]{2}(-[a-z]+)+-\d"),
+    "region": re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]"),
     "aws_profile": re.compile(r"[\w.@+-]*"),
     "instance_type": re.compile(r"[a-z0-9-]+\.[a-z0-9-]+"),
     "ami_id": re.compile(r"(ami-[0-9a-f]+)?"),
@@ -40,6 +40,8 @@ _MINIMUM: Final = {
     "log_upload_seconds": 1,
     "kill_grace_seconds": 0,
     "keep_on_failure_minutes": 0,
+    "stale_minutes": 1,
+    "claim_patience_seconds": 0,
     "log_retention_days": 1,
     "glacier_after_days": 1,
     "prediction_length": 1,
@@ -70,6 +72,8 @@ class Settings:
     log_upload_seconds: int
     kill_grace_seconds: int
     keep_on_failure_minutes: int
+    stale_minutes: int
+    claim_patience_seconds: int
     log_retention_days: int
     glacier_after_days: int
     environment_requirements: str
@@ -139,12 +143,13 @@ def load_settings(
         SettingsError: unknown environment or key, wrong type, value out of range.
     """
     document = _read_document(file)
-    name = environment or variables.get("CHRONOS_ENV") or str(document.get("default_environment", "local"))
-    check_environment_name(name)
+    default = variables.get("CHRONOS_ENV") or str(document.get("default_environment", "local"))
+    name = check_environment_name(default if environment is None else environment)
     environments = _mapping(document.get("environments"), f"{file.name}: chronos.environments")
     if name not in environments:
+        known = ", ".join(sorted(map(str, environments)))
         raise SettingsError(
-            f"environment {name!r} is not in {file.name}; known: {', '.join(sorted(environments))}. "
+            f"environment {name!r} is not in {file.name}; known: {known}. "
             f"Add it under chronos.environments (an empty mapping is enough)"
         )
     values: dict[str, Any] = {}
@@ -155,11 +160,9 @@ def load_settings(
         for key, value in _mapping(layer, f"{file.name}: {where}").items():
             _require_known(str(key), f"{file.name}: {where}")
             values[str(key)] = _typed(str(key), value, f"{file.name}: {where}")
-    named = {key: f"CHRONOS_{key.upper()}" for key in KEYS}
-    _apply_text(values, {key: variables[name] for key, name in named.items() if name in variables})
+    _apply_text(values, _from_variables(variables))
     _apply_text(values, overrides or {}, flags=True)
-    missing = [key for key in KEYS if key not in values]
-    if missing:
+    if missing := [key for key in KEYS if key not in values]:
         raise SettingsError(f"{file.name}: chronos.defaults lacks {', '.join(missing)}")
     try:
         return Settings(environment=name, **values)
@@ -167,12 +170,14 @@ def load_settings(
         raise SettingsError(f"setting for environment {name!r}: {error}") from error
 
 
-def sibling_environments(settings: Settings, *, file: Path = SETTINGS_FILE) -> list[str]:
+def sibling_environments(
+    settings: Settings, *, variables: Mapping[str, str] = os.environ, file: Path = SETTINGS_FILE
+) -> list[str]:
     """The environments that live in the same account and region, and so share the stack."""
     names = _mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
     found = []
     for name in names:
-        other = load_settings(str(name), variables={}, file=file)
+        other = load_settings(str(name), variables=variables, file=file)
         if (other.embedded, other.aws_profile, other.region) == (
             settings.embedded,
             settings.aws_profile,
@@ -185,7 +190,8 @@ def sibling_environments(settings: Settings, *, file: Path = SETTINGS_FILE) -> l
 def _read_document(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML lets its constructors' own errors through: a 13th month, an empty !!int, a number too long.
+    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
         raise SettingsError(f"{file} cannot be read: {error}") from error
     chronos = _mapping(_mapping(document, file.name).get("chronos"), f"{file.name}: chronos")
     for key in chronos:
@@ -216,11 +222,21 @@ def _typed(key: str, value: object, where: str) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise SettingsError(f"{where}.{key}: expected a list of strings, got {value!r}")
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and type(value) is int and abs(value) < 1e308:
         return float(value)
     if type(value) is not wanted:
         raise SettingsError(f"{where}.{key}: expected {wanted.__name__}, got {value!r}")
     return value
+
+
+def _from_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """The settings among the environment variables; a slip of the pen is refused, other names are left."""
+    named = {f"CHRONOS_{key.upper()}": key for key in KEYS}
+    for name in variables:
+        if name.startswith("CHRONOS_") and name not in named:
+            for near in difflib.get_close_matches(name.upper(), named, n=1, cutoff=0.9):
+                raise SettingsError(f"variable {name} sets nothing; did you mean {near}?")
+    return {key: variables[name] for name, key in named.items() if name in variables}
 
 
 def _apply_text(values: dict[str, Any], texts: Mapping[str, str], *, flags: bool = False) -> None:
@@ -234,7 +250,6 @@ def _apply_text(values: dict[str, Any], texts: Mapping[str, str], *, flags: bool
 def _parsed(key: str, text: str, where: str) -> Any:
     wanted = _TYPES[key]
     if get_origin(wanted) is tuple:
-        assert get_args(wanted)[0] is str
         return _parsed_list(text, where)
     if wanted is bool:
         if text.lower() in ("true", "1", "yes"):
@@ -251,7 +266,7 @@ def _parsed(key: str, text: str, where: str) -> Any:
 def _parsed_list(text: str, where: str) -> tuple[str, ...]:
     try:
         items = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         items = None
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise SettingsError(f"{where}: expected a JSON list of strings, got {text!r}")

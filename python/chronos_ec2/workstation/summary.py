@@ -21,11 +21,10 @@ def print_summary(folder: Path, out: TextIO) -> None:
     """
     try:
         record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise NoSuchRun(f"{folder} has no readable run.json: {error}") from error
-    seconds = (from_text(record["ended_at"]) - from_text(record["started_at"])).total_seconds()
-    out.write(f"\nrun {record['run_id']}: {record['outcome']} after {seconds:.0f} s")
-    out.write(f" at {record['failed_step']}: {record['error']}\n" if record["error"] else "\n")
+        heading = _heading(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoSuchRun(f"{folder} has no readable run.json: {error!r}") from error
+    out.write(f"\n{heading}\n")
     for line in _quality(record.get("metrics") or {}):
         out.write(line + "\n")
     out.write("\nwhere everything lies\n")
@@ -44,6 +43,15 @@ _FILES = {
 }
 
 
+def _heading(record: dict[str, Any]) -> str:
+    """`run 2025-01-15-143022: failed after 45 s at training: exit 3`."""
+    if record["ended_at"] is None:
+        return f"run {record['run_id']}: not ended yet"
+    seconds = (from_text(record["ended_at"]) - from_text(record["started_at"])).total_seconds()
+    why = f" at {record['failed_step']}: {record['error']}" if record["error"] else ""
+    return f"run {record['run_id']}: {record['outcome']} after {seconds:.0f} s{why}"
+
+
 def _quality(metrics: dict[str, Any]) -> list[str]:
     """A small table of the model's errors beside the seasonal-naive baseline's."""
     naive = (metrics.get("baselines") or {}).get("seasonal_naive") or {}
@@ -54,6 +62,7 @@ def _quality(metrics: dict[str, Any]) -> list[str]:
         row = f"  {name:<5} model {metrics[name]:.4f}"
         if naive.get(name):
             better = 100 * (1 - metrics[name] / naive[name])
-            row += f"   seasonal naive {naive[name]:.4f}   {better:.0f} % better"
+            word = "better" if better >= 0 else "worse"
+            row += f"   seasonal naive {naive[name]:.4f}   {abs(better):.0f} % {word}"
         rows.append(row)
     return ["error on the held-out window (lower is better)", *rows] if rows else []

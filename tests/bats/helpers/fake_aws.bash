@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # variables of common.bash
 # The test's side of the fake `aws` (bin/aws): plan its answers, look at what it was asked and what that changed.
 #
 # A plan is a list of (pattern, answer); the first entry that matches and is not used up answers. With use_fake_s3 the

@@ -121,12 +121,21 @@ _s3_list_objects_v2() {
     '[.[] | select(. != "" and startswith($prefix)) | {Key: .}] | if length > 0 then {Contents: .} else {} end'
 }
 
-# aws s3 cp --only-show-errors s3://BUCKET/KEY FILE
+# aws s3 cp --only-show-errors|--quiet s3://BUCKET/KEY FILE|-
+# aws s3 cp --recursive --only-show-errors s3://BUCKET/PREFIX/ FOLDER
 _s3_cp() {
-  if [[ "$1 $2 $3" != 's3 cp --only-show-errors' || $4 != s3://* || $# != 5 ]]; then _reject "$@"; fi
+  if [[ "$1 $2 $3 $4" == 's3 cp --recursive --only-show-errors' && $5 == s3://*/ && $# == 6 ]]; then
+    cp -r "$FAKE_AWS_DIR/s3/${5#s3://}." "$6"
+    return
+  fi
+  if [[ "$1 $2 $3" != 's3 cp --only-show-errors' && "$1 $2 $3" != 's3 cp --quiet' || $4 != s3://* || $# != 5 ]]; then _reject "$@"; fi
   if [[ ! -f $FAKE_AWS_DIR/s3/${4#s3://} ]]; then
     printf 'fatal error: An error occurred (404) when calling the HeadObject operation: Key does not exist\n' >&2
     exit 1
   fi
-  cp "$FAKE_AWS_DIR/s3/${4#s3://}" "$5"
+  if [[ $5 == - ]]; then
+    cat "$FAKE_AWS_DIR/s3/${4#s3://}"
+  else
+    cp "$FAKE_AWS_DIR/s3/${4#s3://}" "$5"
+  fi
 }

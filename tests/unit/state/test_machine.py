@@ -150,7 +150,9 @@ def test_times_go_through_the_documents_format() -> None:
     assert abs(clock.utc_now() - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-@pytest.mark.parametrize("text", ["", "2025-01-15", "2025-01-15T17:00:05+00:00", "2025-02-30T00:00:00Z", "now"])
+@pytest.mark.parametrize(
+    "text", ["", "2025-01-15", "2025-01-15T17:00:05+00:00", "2025-02-30T00:00:00Z", "now"]
+)
 def test_another_form_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         clock.from_text(text)

@@ -1,4 +1,4 @@
-"""The store's promises, one writer at a time: what it writes, what it refuses, what it does with S3's errors."""
+"""The store's promises, one writer at a time: what it writes and refuses, what it does with S3's errors."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ CORRUPT = {
 
 
 @pytest.mark.parametrize("name", CORRUPT)
-def test_a_corrupt_file_is_unreadable_and_stays_as_it_is(
-    name: str, s3: MemoryS3, store: StateStore
-) -> None:
+def test_a_corrupt_file_is_unreadable_and_stays_as_it_is(name: str, s3: MemoryS3, store: StateStore) -> None:
     s3.objects[KEY] = CORRUPT[name]
     with pytest.raises(StateUnreadable):
         store.read()
@@ -248,7 +246,8 @@ def test_a_lost_race_is_read_and_tried_again(s3: MemoryS3, store: StateStore, cl
 def test_a_heartbeat_never_writes_over_a_kill(s3: MemoryS3, store: StateStore) -> None:
     store.claim(state_body(status="training"))
     s3.plan(
-        "copy_object", lambda: store.transition(RUN_ID, "killed", "training", error_message="killed by operator")
+        "copy_object",
+        lambda: store.transition(RUN_ID, "killed", "training", error_message="killed by operator"),
     )
     beat = store.modify(RUN_ID, {"current_step": "step_10"})
     assert beat.status == written(s3)["status"] == "killed"
@@ -300,7 +299,9 @@ def test_who_loses_every_race_gives_up(s3: MemoryS3, store: StateStore, clock: C
 # -- answers that get lost ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [lost_answer(), *[client_error(code, "CopyObject") for code in ("500", "503")]])
+@pytest.mark.parametrize(
+    "error", [lost_answer(), *[client_error(code, "CopyObject") for code in ("500", "503")]]
+)
 def test_a_claim_whose_answer_was_lost_is_won(error: Exception, s3: MemoryS3, store: StateStore) -> None:
     s3.plan("copy_object", error, applied=True)
     snapshot = store.claim(state_body())
@@ -388,9 +389,7 @@ def test_a_passing_failure_of_a_read_or_a_delete_is_tried_again(
         s3.forget_plans()
 
 
-def test_waits_double_up_to_a_cap(
-    s3: MemoryS3, open_store: Callable[..., StateStore], clock: Clock
-) -> None:
+def test_waits_double_up_to_a_cap(s3: MemoryS3, open_store: Callable[..., StateStore], clock: Clock) -> None:
     s3.plan("put_object", *[client_error("503", "PutObject") for _ in range(ATTEMPTS - 1)])
     open_store(s3).claim(state_body())
     assert clock.sleeps == [pytest.approx(0.2 * 2**n) for n in range(ATTEMPTS - 1)]

@@ -61,9 +61,7 @@ class Environment(RuleBasedStateMachine):
 
     def store(self) -> StateStore:
         now = datetime(2025, 1, 15, tzinfo=UTC)
-        return StateStore(
-            self.s3, BUCKET, "dev", now=lambda: now, sleep=lambda _: None, jitter=lambda: 0.0
-        )
+        return StateStore(self.s3, BUCKET, "dev", now=lambda: now, sleep=lambda _: None, jitter=lambda: 0.0)
 
     def act(self, call: Any) -> Any:
         """Do one thing; what the protocol may refuse is refused, what S3 withholds is withheld."""
@@ -148,7 +146,9 @@ class Environment(RuleBasedStateMachine):
         seen = self.act(lambda: self.store().read())
         if seen is not None:
             status = "killed" if seen.status == "training" else "failed"
-            self.act(lambda: self.store().transition(seen.run_id, status, "x", error_message="killed by operator"))
+            self.act(
+                lambda: self.store().transition(seen.run_id, status, "x", error_message="killed by operator")
+            )
 
     @invariant()
     def history_keeps_the_rules(self) -> None:

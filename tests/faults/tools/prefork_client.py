@@ -1,0 +1,27 @@
+"""Hands one call over to the prefork server: `prefork_client.py SOCKET PROGRAM ARGUMENTS...`.
+
+Run with `python -I -S`; it imports nothing but built-in modules, because its start is the whole cost of a call.
+Sends the environment, folder and arguments with the three standard streams, and exits as the call does.
+"""
+
+import posix
+import sys
+
+import _socket
+
+
+def main():
+    """Send the call, wait for its exit status."""
+    environ = b"\x00".join(name + b"=" + value for name, value in posix.environ.items())
+    words = b"\x00".join(word.encode("utf-8", "surrogateescape") for word in sys.argv[2:])
+    text = b"\x01".join((posix.getcwdb(), words, environ))
+    link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    link.connect(sys.argv[1])
+    streams = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+    link.sendmsg([len(text).to_bytes(4, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+    link.sendall(text)
+    status = link.recv(1)
+    posix._exit(status[0] if status else 137)
+
+
+main()

@@ -1,0 +1,163 @@
+"""Runs `aws` and `python -m MODULE` calls without their start-up: everything is imported once, a call is a fork.
+
+The code that runs is the real awscli and the real modules, over real HTTP; only the imports, the AWS CLI's
+driver and the service models are made before the first call. A call ends when its client does: the fork dies
+when the client's socket closes, as a program dies with a killed process group.
+
+Usage: prefork_server.py SOCKET
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import runpy
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+SERVICES: Final = ("s3", "ec2", "sts", "ssm", "cloudformation")
+MODULES: Final = (
+    "chronos_ec2.workstation.settings",
+    "chronos_ec2.workstation.launch_files",
+    "chronos_ec2.workstation.aws",
+    "chronos_ec2.workstation.s3",
+    "chronos_ec2.state.store",
+    "boto3",
+)
+
+
+class PreforkServer:
+    """Accepts calls on a Unix socket and forks one child a call."""
+
+    def __init__(self, path: str) -> None:
+        self._warm_loader = _warm_aws()
+        _warm_boto3()
+        for module in MODULES:
+            importlib.import_module(module)
+        # what `-m` runs must run as if imported for the first time
+        for module in MODULES[:2]:
+            sys.modules.pop(module)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(path)
+        self._listener.listen(256)
+
+    def serve(self) -> None:
+        """Serve until killed."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            link, _ = self._listener.accept()
+            if os.fork() == 0:
+                self._listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os._exit(self._answer(link))
+            link.close()
+
+    def _answer(self, link: socket.socket) -> int:
+        try:
+            run = self._take(link)
+            threading.Thread(target=_die_with, args=(link,), daemon=True).start()
+            status = _status_of(run)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(2, f"prefork: {error!r}\n".encode())
+            status = 255
+        with contextlib.suppress(OSError):
+            link.send(bytes([status]))
+        return status
+
+    def _take(self, link: socket.socket) -> Callable[[], Any]:
+        header, streams, _, _ = socket.recv_fds(link, 4, 3)
+        text = b""
+        size = int.from_bytes(header, "big")
+        while len(text) < size and (part := link.recv(size - len(text))):
+            text += part
+        folder, words, environ = text.split(b"\x01", 2)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            if stream > 2:
+                os.close(stream)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(
+            dict(os.fsdecode(pair).split("=", 1) for pair in environ.split(b"\x00") if b"=" in pair)
+        )
+        program, *arguments = (os.fsdecode(word) for word in words.split(b"\x00"))
+        return lambda: self._run(program, arguments)
+
+    def _run(self, program: str, arguments: list[str]) -> Any:
+        if program == "aws":
+            return _aws(self._warm_loader, arguments)
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            return runpy.run_module(arguments[1], run_name="__main__", alter_sys=True) and 0
+        return os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def _die_with(link: socket.socket) -> None:
+    if not link.recv(1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _status_of(run: Callable[[], Any]) -> int:
+    try:
+        status = run()
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+            status = 1
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return int(status or 0) & 255
+
+
+def _driver(loader: Any | None) -> Any:
+    import awscli.clidriver as cli
+    import botocore.session
+
+    session = botocore.session.Session(cli.EnvironmentVariables)
+    if loader is not None:
+        session.register_component("data_loader", loader)
+    cli._set_user_agent_for_session(session)
+    cli.load_plugins(session.full_config.get("plugins", {}), event_hooks=session.get_component("event_emitter"))
+    return cli.CLIDriver(session=session)
+
+
+def _warm_aws() -> Any:
+    """Make one driver, and with it clients of the services, so that their models are in the loader's cache."""
+    driver = _driver(None)
+    driver._get_command_table()
+    for service in SERVICES:
+        driver.session.create_client(
+            service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+        )
+    for words in (["s3api", "copy-object"], ["s3", "cp"], ["ec2", "run-instances"]):
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+            try:
+                driver.main([*words, "--help-nothing"])
+            except BaseException:
+                continue
+    return driver.session.get_component("data_loader")
+
+
+def _warm_boto3() -> None:
+    import boto3
+
+    for service in ("s3", "ec2", "cloudformation"):
+        boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    boto3.DEFAULT_SESSION = None
+
+
+def _aws(loader: Any, arguments: list[str]) -> Any:
+    sys.argv = ["aws", *arguments]
+    return _driver(loader).main(arguments)
+
+
+if __name__ == "__main__":
+    PreforkServer(sys.argv[1]).serve()

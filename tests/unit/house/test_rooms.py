@@ -1,0 +1,67 @@
+"""The rooms of the house and the direction of imports between them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PACKAGE = REPOSITORY / "python" / "chronos_ec2"
+ALLOWED = {
+    "state": {"state", "errors", "exit_codes"},
+    "instance": {"instance", "state", "errors", "exit_codes"},
+    "workstation": {"workstation", "state", "errors", "exit_codes"},
+    "local_cloud": {"local_cloud", "state", "errors", "exit_codes"},
+}
+INSTANCE_PACKAGES = {"boto3", "botocore", "numpy", "pyarrow", "torch", "yaml", "chronos_ec2"}
+"""What the training environment holds; all else an instance's code must find in the standard library."""
+
+
+def imports_of(source: str) -> Iterator[str]:
+    """Every module that a source names in an import, wherever the import stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_in(source: str) -> set[str]:
+    """The rooms of this package that a source imports from."""
+    names = [name.split(".") for name in imports_of(source)]
+    return {parts[1] for parts in names if parts[0] == "chronos_ec2" and len(parts) > 1}
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    wrong = {
+        str(file.relative_to(PACKAGE)): found
+        for file in files
+        if (found := rooms_in(file.read_text()) - ALLOWED[room])
+    }
+    assert wrong == {}
+
+
+def test_the_tasks_import_the_workstation_alone() -> None:
+    assert rooms_in((REPOSITORY / "tasks.py").read_text()) <= {"workstation", "errors", "exit_codes"}
+
+
+def test_an_instance_needs_only_its_training_environment() -> None:
+    import sys
+
+    files = [*(PACKAGE / "instance").rglob("*.py"), *(PACKAGE / "state").rglob("*.py")]
+    files += [REPOSITORY / "python" / name for name in ("preflight_check.py", "training_wrapper.py")]
+    wanted = {name.split(".")[0] for file in files for name in imports_of(file.read_text())}
+    assert wanted - INSTANCE_PACKAGES - set(sys.stdlib_module_names) == set()
+
+
+def test_the_check_sees_an_import_that_hides_in_a_function() -> None:
+    hidden = "def f():\n    from chronos_ec2.workstation.s3 import head\n"
+    assert rooms_in(hidden) == {"workstation"}
+    assert rooms_in("from chronos_ec2 import local_cloud") == {"local_cloud"}

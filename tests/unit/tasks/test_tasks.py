@@ -1,0 +1,359 @@
+"""tasks.py: what it says about itself, what it runs, and how its errors reach the shell."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from chronos_ec2 import errors
+from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.workstation import commands
+from chronos_ec2.workstation.settings import REPOSITORY, load_settings
+
+from .conftest import load_tasks
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+NAMES = {
+    *("deploy", "destroy", "build-env", "sample-data", "upload", "launch", "watch", "kill", "runs", "logs"),
+    *("fetch", "render", "demo", "lint", "bats", "pytest", "test", "lock"),
+    *("local.start", "local.stop", "local.status", "local.env"),
+}
+ALL: dict[str, Any] = {name: load_tasks().ns[name] for name in load_tasks().ns.task_names}
+
+
+# -- what it says about itself ------------------------------------------------------------------------
+
+
+def test_every_task_that_is_promised_is_there() -> None:
+    assert set(ALL) >= NAMES
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_task_says_what_it_does_in_one_line(name: str) -> None:
+    first = (ALL[name].body.__doc__ or "").strip().splitlines()[0]
+    assert first.endswith((".", '".'))
+    assert len(first) > 20
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_argument_of_a_task_has_its_help(name: str) -> None:
+    arguments = set(inspect.signature(ALL[name].body).parameters) - {"c"}
+    assert {argument for argument in arguments if not ALL[name].help.get(argument)} == set()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_flag_can_be_parsed(name: str) -> None:
+    """A name that clashes with one of Invoke's own, or two with the same letter, fails here."""
+    flags = [flag for argument in ALL[name].get_arguments() for flag in argument.names]
+    assert len(flags) == len(set(flags))
+
+
+def test_the_list_is_quick_and_names_every_task(invoke: Call) -> None:
+    began = time.monotonic()
+    done = invoke("--list")
+    assert time.monotonic() - began < 3, "generous: it takes 0.2 s on an idle machine"
+    assert done.returncode == 0
+    assert {line.split()[0] for line in done.stdout.splitlines() if re.match(r"  [a-z]", line)} == set(ALL)
+
+
+def test_the_list_loads_no_heavy_package() -> None:
+    heavy = ("boto3", "botocore", "numpy", "pyarrow", "jinja2", "moto", "rich")
+    code = f"import sys, tasks; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_help_of_a_task_names_its_flags(invoke: Call) -> None:
+    done = invoke("--help", "launch")
+    for flag in ("--env", "--set", "--dry-run", "--json"):
+        assert flag in done.stdout
+
+
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+
+
+def wrong_commands(text: str) -> list[str]:
+    """The `invoke` commands in a document's code that are no task, or have a flag that the task has not."""
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    wrong = []
+    for name, rest in re.findall(r"(?<![\w/-])(?:\./)?invokew? ([a-z][\w.-]*)([^\n`|;&)]*)", code):
+        if name == "setup":  # invokew's own
+            continue
+        known = {"help"}
+        for argument in ALL[name].get_arguments() if name in ALL else ():
+            known |= {flag.replace("_", "-").rstrip("-") for flag in argument.names}
+        flags = re.findall(r"(?<=\s)--([a-z][\w-]*)", rest)
+        if name not in ALL or not set(flags) <= known:
+            wrong.append(f"{name}{rest}")
+    return wrong
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_every_command_of_a_document_is_a_task_with_those_flags(document: Path) -> None:
+    assert wrong_commands(document.read_text()) == []
+
+
+def test_a_wrong_command_in_a_document_is_found() -> None:
+    right = 'Type `./invokew demo`, `invoke launch --env dev --set seed=1 --dry-run` or `eval "$(invoke local.env)"`.'
+    wrong = "```sh\n./invokew launc\ninvoke watch --onze\ninvoke kill --yes  # sure\n```"
+    assert wrong_commands(right) == []
+    assert wrong_commands(wrong) == ["launc", "watch --onze"]
+
+
+# -- errors -------------------------------------------------------------------------------------------
+
+
+ENDS = [
+    (("launch", "--env", "x;rm -rf ~"), ExitCode.SETTINGS_INVALID, "is not a name"),
+    (("launch", "--env="), ExitCode.SETTINGS_INVALID, "is not a name"),
+    (("kill", "--env", "logs", "--yes"), ExitCode.SETTINGS_INVALID, "prefix that the bucket itself uses"),
+    (("launch", "--set", "max_step=3"), ExitCode.SETTINGS_INVALID, "did you mean 'max_steps'"),
+    (("render", "--set", "volume_gb"), ExitCode.SETTINGS_INVALID, "KEY=VALUE"),
+    (("runs", "--env", "nowhere"), ExitCode.SETTINGS_INVALID, "is not in invoke.yaml"),
+    (("runs", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
+    (("launch", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
+    (("deploy", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
+    (("fetch", "--env", "dev"), ExitCode.NO_CREDENTIALS, "credentials"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "text"), ENDS)
+def test_an_error_is_a_line_and_a_code_and_no_traceback(
+    words: tuple[str, ...], code: ExitCode, text: str, invoke: Call
+) -> None:
+    done = invoke(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_wrong_settings_file_is_a_line_as_well(invoke: Call) -> None:
+    done = invoke("render", CHRONOS_VOLUME_GB="many")
+    assert done.returncode == ExitCode.SETTINGS_INVALID
+    assert "CHRONOS_VOLUME_GB: expected int, got 'many'" in done.stderr
+
+
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ChronosError)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_of_the_project_becomes_its_exit_code(kind: type, tasks: ModuleType) -> None:
+    with pytest.raises(Exit) as caught, tasks.clear_errors():
+        raise kind("what is wrong; what to do")
+    assert caught.value.code == kind.exit_code  # type: ignore[attr-defined]
+    assert caught.value.message == f"{kind.__name__}: what is wrong; what to do"
+
+
+def test_what_is_no_error_of_the_project_stays_what_it_is(tasks: ModuleType) -> None:
+    with pytest.raises(ZeroDivisionError), tasks.clear_errors():
+        _ = 1 / 0
+
+
+# -- what it runs -------------------------------------------------------------------------------------
+
+
+class Ran:
+    """The commands that tasks ran, and the codes that they are to end with."""
+
+    def __init__(self) -> None:
+        self.argvs: list[list[str]] = []
+        self.codes: dict[str, int] = {}
+
+    def run_command(self, argv: list[str], **_: object) -> int:
+        self.argvs.append(list(argv))
+        return next((code for word, code in self.codes.items() if word in " ".join(argv)), 0)
+
+    @property
+    def lines(self) -> list[str]:
+        return [" ".join(argv) for argv in self.argvs]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ran]:
+    recorder = Ran()
+    monkeypatch.setattr(commands, "run_command", recorder.run_command)
+    monkeypatch.setattr(commands, "aws_environment", lambda settings: {})
+    return recorder  # type: ignore[return-value]
+
+
+SCRIPTS = REPOSITORY / "shell"
+
+
+def test_launch_hands_its_flags_to_the_script(tasks: ModuleType, ran: Ran) -> None:
+    tasks.launch(Context(), env="dev", set_=["seed=1", "ami_name=a b"], dry_run=True, json=True)
+    assert ran.argvs == [
+        [
+            *(
+                str(SCRIPTS / "launch_training.sh"),
+                "--env",
+                "dev",
+                "--set",
+                "seed=1",
+                "--set",
+                "ami_name=a b",
+            ),
+            *("--dry-run", "--json"),
+        ]
+    ]
+
+
+def test_launch_without_flags_is_the_default_environment(tasks: ModuleType, ran: Ran) -> None:
+    tasks.launch(Context())
+    assert ran.argvs == [[str(SCRIPTS / "launch_training.sh"), "--env", "local"]]
+
+
+@pytest.mark.parametrize("flag", ["yes", "now", "dry_run", "json"])
+def test_kill_hands_each_flag_to_the_script(flag: str, tasks: ModuleType, ran: Ran) -> None:
+    tasks.kill(Context(), env="prod", **{flag: True})
+    assert ran.argvs == [[str(SCRIPTS / "kill_training.sh"), "--env", "prod", f"--{flag.replace('_', '-')}"]]
+
+
+def test_deploy_is_the_direct_cdk_deploy(tasks: ModuleType, ran: Ran) -> None:
+    tasks.deploy(Context(), env="prod")
+    dev = load_settings("prod", variables={})
+    flags = ("--method", "direct", "--require-approval", "never", "--progress", "events")
+    assert ran.argvs == [commands.cdk_command(dev, ["dev", "prod"], "deploy", *flags)]
+
+
+def test_destroy_asks_unless_told_not_to(tasks: ModuleType, ran: Ran) -> None:
+    tasks.destroy(Context(), env="dev")
+    tasks.destroy(Context(), env="dev", yes=True)
+    assert ["--force" in argv for argv in ran.argvs] == [False, True]
+
+
+def test_build_env_packs_the_environments_own_requirements(tasks: ModuleType, ran: Ran) -> None:
+    tasks.build_env(Context(), env="local")
+    tasks.build_env(Context(), env="dev")
+    assert [argv[2:] for argv in ran.argvs] == [
+        [
+            *("chronos_ec2.workstation.environment_build", "--requirements"),
+            str(REPOSITORY / f"requirements/instance-{kind}.lock"),
+            *("--output", str(REPOSITORY / f".chronos/env/instance-{kind}")),
+        ]
+        for kind in ("cpu", "cuda")
+    ]
+
+
+@pytest.mark.parametrize("code", [1, 12, 17, 130])
+def test_a_failed_command_ends_the_task_with_its_own_code(code: int, tasks: ModuleType, ran: Ran) -> None:
+    ran.codes["launch_training.sh"] = code
+    with pytest.raises(Exit) as caught:
+        tasks.launch(Context(), env="dev")
+    assert caught.value.code == code
+
+
+def test_render_prints_the_user_data_and_makes_no_call(invoke: Call) -> None:
+    done = invoke("render", "--env", "dev", "--set", "max_hours=2", "--set", "accelerator=cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/bin/bash\n")
+    assert "shutdown -P +120\n" in done.stdout
+    assert "CHRONOS_ACCELERATOR=cpu " in done.stdout
+
+
+def test_local_env_prints_nothing_but_variables(tasks: ModuleType, ran: Ran) -> None:
+    tasks.local_env(Context())
+    assert ran.lines[0].split()[1:4] == ["-m", "chronos_ec2.local_cloud", "env"]
+
+
+def test_lint_checks_every_shell_file_and_can_mend(tasks: ModuleType, ran: Ran) -> None:
+    tasks.lint(Context())
+    programs = [argv[0] for argv in ran.argvs]
+    assert programs == ["shellcheck", "shfmt", "ruff", "ruff", "mypy"]
+    for name in ("shell/launch_training.sh", "shell/lib/exit_codes.sh", "invokew", ".ci/run"):
+        assert name in ran.argvs[0]
+    assert all((REPOSITORY / name).is_file() for name in ran.argvs[0][1:])
+    assert "--check" in ran.argvs[3]
+    tasks.lint(Context(), fix=True)
+    assert "--fix" in ran.argvs[7]
+    assert "--check" not in ran.argvs[8]
+
+
+def test_test_runs_every_check(tasks: ModuleType, ran: Ran) -> None:
+    tasks.test_all(Context())
+    said = "\n".join(ran.lines)
+    for word in ("shellcheck", "shfmt", "ruff check", "ruff format", "mypy", "bats/bin/bats", "pytest tests"):
+        assert word in said
+
+
+def test_a_check_that_fails_ends_the_tests(tasks: ModuleType, ran: Ran) -> None:
+    ran.codes["ruff check"] = 1
+    with pytest.raises(Exit):
+        tasks.test_all(Context())
+    assert ran.lines[-1].startswith("ruff check")
+
+
+# -- the demo -----------------------------------------------------------------------------------------
+
+STEPS = (
+    "local_start",
+    "deploy",
+    "sample_data",
+    "build_env",
+    "upload",
+    "launch",
+    "watch",
+    "fetch",
+    "runs",
+    "local_stop",
+)
+
+
+@pytest.fixture
+def demo_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[ModuleType, list[str]]]:
+    """tasks.py with every step of the demo replaced, and what it did."""
+    module, done = load_tasks(), []
+    for name in STEPS:
+        monkeypatch.setattr(module, name, lambda c, name=name, **_: done.append(name))
+    monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(
+        "chronos_ec2.workstation.summary.print_summary", lambda folder, out: done.append(folder.name)
+    )
+    results = tmp_path / "results"
+    for name in ("2025-01-15-143022", "2025-01-14-000000", "zz notes", "2025-01-15-plots"):
+        (results / name).mkdir(parents=True)
+    return module, done  # type: ignore[return-value]
+
+
+def test_the_demo_is_the_other_tasks_in_a_row(demo_steps: tuple[ModuleType, list[str]]) -> None:
+    module, done = demo_steps
+    module.demo(Context())
+    assert done == [*STEPS, "2025-01-15-143022"]
+
+
+def test_a_demo_that_fails_stops_the_embedded_aws(
+    demo_steps: tuple[ModuleType, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, done = demo_steps
+
+    def fail(c: Context, **_: object) -> None:
+        raise Exit(code=20)
+
+    monkeypatch.setattr(module, "watch", fail)
+    with pytest.raises(Exit):
+        module.demo(Context())
+    assert done == [*STEPS[: STEPS.index("watch")], "local_stop"]
+
+
+def test_a_demo_that_is_kept_leaves_the_embedded_aws_up(
+    demo_steps: tuple[ModuleType, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, done = demo_steps
+    module.demo(Context(), keep=True)
+    assert "local_stop" not in done
+    assert "invoke local.stop ends it" in capsys.readouterr().out
