@@ -92,7 +92,7 @@ class Cloud:
         return [item["InstanceId"] for group in answer["Reservations"] for item in group["Instances"]]
 
     def assert_nothing_left(self, patience_seconds: float = 20) -> None:
-        """No instance, no state file, no staged state, no process, no disk, once the machine has had time to go."""
+        """No instance, no state, no staged state, no process, no disk, once the machine had time to go."""
         deadline = time.monotonic() + patience_seconds
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)

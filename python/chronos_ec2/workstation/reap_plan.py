@@ -99,7 +99,9 @@ def decide(survey: Survey, *, stale_after: timedelta, claim_patience: timedelta)
         if (action := _about_machine(survey, machine, stale_after)) is not None
     ]
     if survey.holding is not None:
-        ending = any(action.kind == "terminate" for action in actions)
+        ended = {action.what for action in actions if action.kind == "terminate"}
+        owners = {item.instance_id for item in survey.machines if _is_owner(survey.holding, item)}
+        ending = bool(owners) and owners <= ended
         actions += _about_holding(survey, survey.holding, ending, claim_patience)
     actions += [
         Action("drop", key, "a state that was staged and never published")

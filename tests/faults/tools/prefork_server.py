@@ -125,7 +125,9 @@ def _driver(loader: Any | None) -> Any:
     if loader is not None:
         session.register_component("data_loader", loader)
     cli._set_user_agent_for_session(session)
-    cli.load_plugins(session.full_config.get("plugins", {}), event_hooks=session.get_component("event_emitter"))
+    cli.load_plugins(
+        session.full_config.get("plugins", {}), event_hooks=session.get_component("event_emitter")
+    )
     return cli.CLIDriver(session=session)
 
 
