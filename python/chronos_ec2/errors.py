@@ -1,22 +1,22 @@
 """The project's errors, each with the exit code that a command ends with.
 
-    ChronosError
-    ├── UsageProblem          the caller's words are off
-    ├── SettingsError         invoke.yaml, a flag or an environment variable
-    ├── StateError
-    │   ├── StateHeld         another run holds the environment
-    │   ├── StateMissing      there is no state file
-    │   ├── StateUnreadable   not JSON, or not the schema
-    │   ├── StateConflict     another writer won, again and again
-    │   └── IllegalTransition the document's table forbids the move
-    ├── StorageDenied         S3 refused
-    ├── NotDeployed           CloudFormation exports are missing
-    ├── NotUploaded           scripts, environment or data are not in the bucket
-    ├── DataInvalid           the user's Parquet is not what a trainer can read
-    ├── NoSuchRun             no record of that run
-    ├── ToolMissing           a program that a task needs is not installed
-    ├── NoCredentials         AWS has no credentials to work with, or refused them
-    └── LocalCloudDown        the embedded AWS is not running
+ChronosError
+├── UsageProblem          the caller's words are off
+├── SettingsError         invoke.yaml, a flag or an environment variable
+├── StateError
+│   ├── StateHeld         another run holds the environment
+│   ├── StateMissing      there is no state file
+│   ├── StateUnreadable   not JSON, or not the schema
+│   ├── StateConflict     another writer won, again and again
+│   └── IllegalTransition the document's table forbids the move
+├── StorageDenied         S3 refused
+├── NotDeployed           CloudFormation exports are missing
+├── NotUploaded           scripts, environment or data are not in the bucket
+├── DataInvalid           the user's Parquet is not what a trainer can read
+├── NoSuchRun             no record of that run
+├── ToolMissing           a program that a task needs is not installed
+├── NoCredentials         AWS has no credentials to work with, or refused them
+└── LocalCloudDown        the embedded AWS is not running
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 --tag-specifications
 [$(printf '{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"}]}' \
     instance "$ours" "$ours"),$(printf '{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"}]}' \
-    volume "$ours" "$ours")]"
+      volume "$ours" "$ours")]"
   assert_regex "$(<"$FAKE_AWS_DIR/user_data")" "CHRONOS_RUN_ID=$ours CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket"
   assert_no_temporary_files
 }

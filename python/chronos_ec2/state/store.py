@@ -40,10 +40,13 @@ ATTEMPTS: Final = 6
 BASE_DELAY_SECONDS: Final = 0.2
 MAX_DELAY_SECONDS: Final = 10.0
 _TRANSIENT_CODES: Final = frozenset(
-    {"409", "ConditionalRequestConflict", "500", "502", "503", "504", "InternalError", "SlowDown"}
-    | {"ServiceUnavailable", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException"}
+    {"409", "ConditionalRequestConflict", "500", "502", "503", "504", "InternalError", "InternalFailure"}
+    | {"SlowDown", "ServiceUnavailable", "Unavailable", "RequestTimeout", "RequestTimeTooSkewed"}
+    | {"Throttling", "ThrottlingException", "RequestLimitExceeded"}
 )
-_DENIED_CODES: Final = frozenset({"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId"})
+_DENIED_CODES: Final = frozenset(
+    {"403", "AccessDenied", "AllAccessDisabled", "Forbidden", "InvalidAccessKeyId"}
+)
 _MISSING_CODES: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 _LOST_CODES: Final = frozenset({"412", "PreconditionFailed"})
 _FINAL_ERRORS: Final = (NoCredentialsError, PartialCredentialsError, ParamValidationError)

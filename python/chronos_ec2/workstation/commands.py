@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.aws import aws_variables, local_home
@@ -49,13 +51,23 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, ec
         started = subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment()))
     except OSError as error:
         raise ToolMissing(f"{argv[0]} cannot be run ({error.strerror}): run ./invokew setup") from error
-    with started as child:
+    with started as child, _terminated_with(child):
         try:
             code = child.wait()
         except KeyboardInterrupt:
             child.wait()
             return 130
     return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _terminated_with(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hand a SIGTERM on to the child, which cleans up and ends; its exit code then says so."""
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def cdk_command(settings: Settings, siblings: Sequence[str], action: str, *extra: str) -> list[str]:

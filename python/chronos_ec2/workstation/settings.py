@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import math
 import os
 import re
 import sys
@@ -94,7 +93,7 @@ class Settings:
         for key, least in _MINIMUM.items():
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: got {getattr(self, key)}, need at least {least}")
-        if not (math.isfinite(self.max_hours) and 0.05 <= self.max_hours <= 24 * 14):
+        if not 0.05 <= self.max_hours <= 24 * 14:
             raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is `command`, so the command to run is needed")
@@ -175,16 +174,13 @@ def sibling_environments(
 ) -> list[str]:
     """The environments that live in the same account and region, and so share the stack."""
     names = _mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
-    found = []
+    home = (settings.embedded, settings.aws_profile, settings.region)
+    found = {settings.environment}
     for name in names:
         other = load_settings(str(name), variables=variables, file=file)
-        if (other.embedded, other.aws_profile, other.region) == (
-            settings.embedded,
-            settings.aws_profile,
-            settings.region,
-        ):
-            found.append(str(name))
-    return sorted({*found, settings.environment})
+        if (other.embedded, other.aws_profile, other.region) == home:
+            found.add(str(name))
+    return sorted(found)
 
 
 def _read_document(file: Path) -> dict[str, Any]:

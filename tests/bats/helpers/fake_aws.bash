@@ -62,11 +62,11 @@ aws_plan() {
   printf '%s\n' "$times" >"${entry%.entry}.left"
 }
 
-# The test fails when a call was not planned, or a planned one was not made.
+# The test fails when a call was not planned, or a planned one was not made. Bats looks at no status but a teardown's last.
 fake_aws_verify() {
-  local left entry pattern
+  local left entry pattern problems=''
   if [[ -s $FAKE_AWS_DIR/unplanned ]]; then
-    fail "calls of aws that were not planned:"$'\n'"$(cat "$FAKE_AWS_DIR/unplanned")"
+    problems="calls of aws that were not planned:"$'\n'"$(cat "$FAKE_AWS_DIR/unplanned")"$'\n'
   fi
   for left in "$FAKE_AWS_DIR"/plan/*.left; do
     [[ -e $left ]] || continue
@@ -74,9 +74,10 @@ fake_aws_verify() {
       entry="${left%.left}.entry"
       # shellcheck source=/dev/null
       source <(grep 'pattern=' "$entry")
-      fail "planned, but not called ($(<"$left") left): aws $pattern"
+      problems+="planned, but not called ($(<"$left") left): aws $pattern"$'\n'
     fi
   done
+  if [[ -n $problems ]]; then fail "$problems"; fi
 }
 
 # Every call, one a line, quoted as it could be typed.

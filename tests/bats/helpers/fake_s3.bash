@@ -21,16 +21,16 @@ _check_conditions() {
     current=$(_etag "$1")
     current=${current//\\/}
   fi
-  if [[ -n ${options[if-none-match]:-} && -n $current ]]; then _s3_error PreconditionFailed "$2"; fi
-  if [[ -n ${options[if-match]:-} ]]; then
+  if [[ -n ${options[if_none_match]:-} && -n $current ]]; then _s3_error PreconditionFailed "$2"; fi
+  if [[ -n ${options[if_match]:-} ]]; then
     if [[ -z $current ]]; then _s3_error NoSuchKey "$2"; fi
-    if [[ $current != "${options[if-match]}" ]]; then _s3_error PreconditionFailed "$2"; fi
+    if [[ $current != "${options[if_match]}" ]]; then _s3_error PreconditionFailed "$2"; fi
   fi
 }
 
 _condition() {
-  if [[ -n ${options[if-none-match]:-} ]]; then printf ' if-none-match=%s' "${options[if-none-match]}"; fi
-  if [[ -n ${options[if-match]:-} ]]; then printf ' if-match'; fi
+  if [[ -n ${options[if_none_match]:-} ]]; then printf ' if-none-match=%s' "${options[if_none_match]}"; fi
+  if [[ -n ${options[if_match]:-} ]]; then printf ' if-match'; fi
 }
 
 _effect() { printf '%s %s%s\n' "$1" "$2" "$(_condition)" >>"$FAKE_AWS_DIR/effects"; }
@@ -38,7 +38,7 @@ _effect() { printf '%s %s%s\n' "$1" "$2" "$(_condition)" >>"$FAKE_AWS_DIR/effect
 # <argv of aws>
 fake_s3() {
   local -A options=()
-  local operation=$2 words=() file known
+  local operation=$2 words=() file known name
   if [[ $1 == s3 ]]; then
     _s3_cp "$@"
     return
@@ -56,7 +56,8 @@ fake_s3() {
   while (($# > 0)); do
     if [[ $1 == --* ]]; then
       if [[ $known != *" ${1#--} "* ]]; then _reject "s3api $operation $1"; fi
-      options[${1#--}]=$2
+      name=${1#--}
+      options[${name//-/_}]=$2
       shift 2
     else
       words+=("$1")
@@ -83,7 +84,7 @@ _s3_put_object() {
 }
 
 _s3_copy_object() {
-  local source="$FAKE_AWS_DIR/s3/${options[copy-source]}"
+  local source="$FAKE_AWS_DIR/s3/${options[copy_source]}"
   if [[ ! -f $source ]]; then _s3_error NoSuchKey CopyObject; fi
   _check_conditions "$file" CopyObject
   mkdir -p "${file%/*}"

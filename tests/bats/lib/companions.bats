@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/lib/companions.sh: the log uploader and the watch for a kill.
-# shellcheck disable=SC2154  # variables of the library and of the helpers
+# shellcheck disable=SC2154,SC2329  # variables of the library and of the helpers; the library calls sleep
 bats_require_minimum_version 1.5.0
 load ../helpers/common
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/lib/stale_claim.sh: a claim is taken over only when EC2 proves its instance gone.
-# shellcheck disable=SC2154  # variables of the library and of the helpers
+# shellcheck disable=SC2154,SC2034  # variables of the library and of the helpers
 bats_require_minimum_version 1.5.0
 load ../helpers/common
 

@@ -10,6 +10,7 @@ Usage: prefork_server.py SOCKET
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import runpy
@@ -49,6 +50,7 @@ class PreforkServer:
     def serve(self) -> None:
         """Serve until killed."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        gc.freeze()  # a collection in a child would copy every page
         while True:
             link, _ = self._listener.accept()
             if os.fork() == 0:
@@ -139,12 +141,6 @@ def _warm_aws() -> Any:
         driver.session.create_client(
             service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
         )
-    for words in (["s3api", "copy-object"], ["s3", "cp"], ["ec2", "run-instances"]):
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-            try:
-                driver.main([*words, "--help-nothing"])
-            except BaseException:
-                continue
     return driver.session.get_component("data_loader")
 
 

@@ -268,6 +268,8 @@ LEAST = {
     "log_upload_seconds": 1,
     "kill_grace_seconds": 0,
     "keep_on_failure_minutes": 0,
+    "stale_minutes": 1,
+    "claim_patience_seconds": 0,
     "log_retention_days": 1,
     "glacier_after_days": 1,
     "prediction_length": 1,

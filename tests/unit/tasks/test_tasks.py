@@ -107,7 +107,7 @@ def test_every_command_of_a_document_is_a_task_with_those_flags(document: Path) 
 
 
 def test_a_wrong_command_in_a_document_is_found() -> None:
-    right = 'Type `./invokew demo`, `invoke launch --env dev --set seed=1 --dry-run` or `eval "$(invoke local.env)"`.'
+    right = 'Type `./invokew demo`, `invoke launch --set seed=1 --dry-run` or `eval "$(invoke local.env)"`.'
     wrong = "```sh\n./invokew launc\ninvoke watch --onze\ninvoke kill --yes  # sure\n```"
     assert wrong_commands(right) == []
     assert wrong_commands(wrong) == ["launc", "watch --onze"]
