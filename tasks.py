@@ -114,6 +114,7 @@ def sample_data(c: Context, into: str | None = None) -> None:
 def upload(c: Context, env: str | None = None, data: str | None = None) -> None:
     """Upload what has changed: scripts, the built training environment and, with --data, training data."""
     from chronos_ec2.workstation import upload as uploads
+    from chronos_ec2.workstation.instance_tools import make_instance_tools
 
     settings = settings_of(env)
     progress = uploads.terminal_progress(sys.stderr)
@@ -130,7 +131,8 @@ def upload(c: Context, env: str | None = None, data: str | None = None) -> None:
         done.append(
             uploads.upload_environment(aws.s3, aws.bucket, environment_folder(settings), progress=progress)
         )
-        done.append(uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, progress=progress))
+        tools = make_instance_tools(STATE_FOLDER / "tools")
+        done.append(uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress))
     for summary in done:
         print(summary, file=sys.stderr)
 

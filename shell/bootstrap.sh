@@ -28,6 +28,10 @@ source "$script_dir/lib/companions.sh"
 # shellcheck source=lib/phases.sh
 source "$script_dir/lib/phases.sh"
 
+# Tools that the AMI may lack have come with the scripts; the AMI's own are found first. S3 knows no mode bits.
+if [[ -d $script_dir/bin ]]; then chmod -R a+rx "$script_dir/bin"; fi
+PATH="$PATH:$script_dir/bin"
+
 readonly CLEANUP_MINUTES=15
 phase=initialization
 phase_started=$EPOCHREALTIME

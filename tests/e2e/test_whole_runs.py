@@ -135,3 +135,14 @@ def test_a_claim_without_its_instance_is_taken_over(cloud: Cloud) -> None:
     second = cloud.launch(*command("bash", "-c", "exit 3"))
     assert cloud.record(first["run_id"])["outcome"] == "lost"
     assert cloud.follow(second["run_id"]).returncode == ExitCode.RUN_FAILED
+
+
+def test_an_image_without_jq_is_given_one(cloud: Cloud) -> None:
+    (link,) = (cloud.home / "image").rglob("bin/jq")
+    aside = link.rename(link.with_name("jq-aside"))
+    try:
+        launched = cloud.launch(*command("bash", "-c", "exit 3"))
+        assert cloud.follow(launched["run_id"]).returncode == ExitCode.RUN_FAILED
+    finally:
+        aside.rename(link)
+    assert cloud.record(launched["run_id"])["failed_step"] == "training"

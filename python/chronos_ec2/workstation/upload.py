@@ -68,19 +68,26 @@ class UploadSummary:
 
 
 def upload_scripts(
-    s3: S3Client, bucket: str, repo_root: Path, *, progress: Progress | None = None
+    s3: S3Client,
+    bucket: str,
+    repo_root: Path,
+    *,
+    tools: Mapping[str, Path] | None = None,
+    progress: Progress | None = None,
 ) -> UploadSummary:
     """Send what an instance needs to run, with `MANIFEST.sha256` in the form of sha256sum.
 
     Args:
         repo_root: this repository's root.
+        tools: programs to send along, by their name under the scripts' prefix (instance_tools.py).
         progress: called with a name, the bytes sent so far and all bytes.
 
     Raises:
         NotUploaded: a script is missing in the working tree, or changed while it was sent.
         StorageDenied: S3 refused.
     """
-    files = [look(name, path) for name, path in sorted(instance_scripts(repo_root).items())]
+    wanted = {**instance_scripts(repo_root), **(tools or {})}
+    files = [look(name, path) for name, path in sorted(wanted.items())]
     results = send_all(s3, bucket, SCRIPTS_PREFIX, files, progress)
     manifest = "".join(f"{file.sha256}  {file.name}\n" for file in files).encode()
     put_manifest(s3, bucket, f"{SCRIPTS_PREFIX}MANIFEST.sha256", manifest, "text/plain")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/lib/companions.sh: the log uploader and the watch for a kill.
-# shellcheck disable=SC2154,SC2329  # variables of the library and of the helpers; the library calls sleep
+# shellcheck disable=SC2154,SC2329  # variables of the library and of the helpers; the library calls _pause
 bats_require_minimum_version 1.5.0
 load ../helpers/common
 
@@ -23,8 +23,8 @@ teardown() { common_teardown; }
 @test "the log is uploaded when it has grown and only then; a failure is said and tried again" {
   local rounds=0
   printf 'one\n' >log
-  # Each wait is one round of the loop; the sixth ends it.
-  sleep() {
+  # Each pause is one round of the loop; the sixth ends it.
+  _pause() {
     rounds=$((rounds + 1))
     if ((rounds == 2)); then printf 'two\n' >>log; fi
     if ((rounds == 4)); then printf 'three\n' >>log; fi
@@ -41,7 +41,7 @@ teardown() { common_teardown; }
 
 @test "a log that is not there yet does not end the uploader" {
   local rounds=0
-  sleep() {
+  _pause() {
     rounds=$((rounds + 1))
     if ((rounds == 2)); then exit 0; fi
   }
@@ -76,7 +76,7 @@ teardown() { common_teardown; }
 @test "the watch writes the reason down and only then sends TERM, once" {
   local victim
   put_state killed step_7
-  sleep() { return 0; }
+  _pause() { return 0; }
   mkfifo pipe
   bash -c 'trap "cat reason >seen; exit 0" TERM; : >ready; for _ in {1..200}; do read -r -t 0.05 <>pipe || true; done' 3>&- &
   victim=$!
@@ -90,11 +90,43 @@ teardown() { common_teardown; }
 @test "the watch goes on while there is no reason to stop" {
   local rounds=0
   put_state training step_7
-  sleep() {
+  _pause() {
     rounds=$((rounds + 1))
-    ((rounds < 4))
+    if ((rounds == 4)); then exit 0; fi
   }
-  watch_for_kill a-bucket dev 2025-01-15-143022 999999999 reason 1 || true
-  assert_equal "$(count_calls 's3api get-object *')" 3
+  (watch_for_kill a-bucket dev 2025-01-15-143022 999999999 reason 1)
+  assert_equal "$(count_calls 's3api get-object *')" 6
   assert [ ! -e reason ]
+  assert_effects
+}
+
+@test "a state that was quiet for a minute gets a heartbeat, which changes nothing else" {
+  put_state data_sync data_sync
+  beat_if_quiet a-bucket dev 2025-01-15-143022
+  assert_json "$(state_now)" '"\(.status) \(.current_step) \(.control.revision)"' 'data_sync data_sync 4'
+  beat_if_quiet a-bucket dev 2025-01-15-143022
+  assert_json "$(state_now)" .control.revision 4
+}
+
+@test "no heartbeat while training, where the wrapper's own must show, nor into another run's state" {
+  put_state training step_7
+  beat_if_quiet a-bucket dev 2025-01-15-143022
+  put_state data_sync data_sync 2025-01-20-000000
+  beat_if_quiet a-bucket dev 2025-01-15-143022
+  assert_effects
+}
+
+@test "a companion that pauses ends at once on TERM, and its sleep with it" {
+  local companion attempt
+  : >log
+  upload_log_continuously log a-bucket a-key 300 3>&- &
+  companion=$!
+  for ((attempt = 0; attempt < 100; attempt++)); do
+    if pgrep -x sleep -P "$companion" >/dev/null; then break; fi
+    sleep 0.05
+  done
+  run -0 pgrep -x sleep -P "$companion"
+  kill -TERM "$companion"
+  wait "$companion"
+  run ! ps -o pid= -p "$output"
 }

@@ -22,7 +22,7 @@ teardown() { common_teardown; }
 sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
 
 new_state() { state_body initialization launch "$NEW" null; }
-take_over() { take_over_stale_claim a-bucket dev "$(new_state)" "run $OLD holds dev"; }
+take_over() { take_over_stale_claim a-bucket dev "$(new_state)" "run $OLD holds dev" 300; }
 
 # The claim has no instance yet. [seconds since it was last written]
 claim_without_instance() {

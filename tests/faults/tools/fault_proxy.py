@@ -79,6 +79,7 @@ class Held:
 
 Match = Callable[[Request], bool]
 Fault = Callable[[Request], str | None]
+Observe = Callable[[Request, int], None]
 
 
 class FaultProxy:
@@ -87,12 +88,15 @@ class FaultProxy:
     Args:
         upstream: URL of the embedded AWS.
         fault: the kind of fault for a request, or None.
+        observe: told of every request that reached AWS, with the answer's status.
     """
 
-    def __init__(self, upstream: str, fault: Fault | None = None) -> None:
+    def __init__(self, upstream: str, fault: Fault | None = None, observe: Observe | None = None) -> None:
         self._upstream = urlsplit(upstream).netloc
         self.fault = fault
+        self._observe = observe
         self.seen: list[Request] = []
+        self.answered: set[int] = set()
         self._holds: list[tuple[Match, bool]] = []
         self._held: list[Held] = []
         self._changed = threading.Condition()
@@ -119,6 +123,10 @@ class FaultProxy:
         """How many requests wait now."""
         with self._changed:
             return len(self._held)
+
+    def number(self, wanted: int) -> Match:
+        """Matches the request with a number."""
+        return lambda request: request.number == wanted
 
     def release_all(self) -> None:
         """Hold nothing any more and let go of what is held."""
@@ -167,7 +175,11 @@ class FaultProxy:
             headers.pop("expect", None)
             link.request(request.method, request.target, request.body, headers)
             answer = link.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
+            body = answer.read()
+            self.answered.add(request.number)
+            if self._observe is not None:
+                self._observe(request, answer.status)
+            return answer.status, answer.getheaders(), body
         finally:
             link.close()
 
@@ -238,6 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
             if kind == "slow":
                 time.sleep(SLOW_SECONDS)
             self._answer(*answer)
+
+    def handle_expect_100(self) -> bool:
+        going_on = super().handle_expect_100()
+        self.wfile.flush()
+        return going_on
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
 

@@ -27,7 +27,8 @@ from chronos_ec2.workstation.settings import REPOSITORY
 from chronos_ec2.workstation.watch import watch
 from tools.cloud import furnish, local_aws, start_cloud, stop_cloud
 from tools.fault_proxy import Fault, FaultProxy
-from tools.programs import Ended, Prefork, Running
+from tools.history import History
+from tools.programs import Prefork, Running
 
 ENVIRONMENT: Final = "local"
 STATE_KEY: Final = f"{ENVIRONMENT}/system-state.json"
@@ -42,6 +43,7 @@ class Lab:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="faults-"))
         self.home = self.folder / "cloud"
+        self.history = History()
         self.programs = Prefork(self.folder / "p")
         try:
             self.url = start_cloud(self.home)
@@ -80,7 +82,7 @@ class Lab:
     @contextmanager
     def proxy(self, fault: Fault | None = None) -> Iterator[FaultProxy]:
         """A proxy for one caller."""
-        made = FaultProxy(self.url, fault)
+        made = FaultProxy(self.url, fault, self.history.see)
         try:
             yield made
         finally:
@@ -257,7 +259,9 @@ class Lab:
                 "attempt": 1,
             },
         }
-        self.put_state(json.dumps(body).encode())
+        text = json.dumps(body).encode()
+        self.put_state(text)
+        self.history.begin(text)
         record = {"schema_version": 1, "run_id": run_id, "environment": ENVIRONMENT, "ended_at": None}
         record |= {"started_at": to_text(heard or now), "outcome": None, "failed_step": None, "error": None}
         record |= {"exit_code": None, "phases": [], "instance": {"id": instance_id}, "metrics": None}
@@ -285,6 +289,7 @@ class Lab:
 
     def clear(self) -> None:
         """Back to nothing: no state, no staged body, no record, no instance."""
+        self.history = History()
         live = list(self.instances([*LIVE, "shutting-down"]))
         if live:
             self.aws.ec2.terminate_instances(InstanceIds=live)
@@ -298,8 +303,3 @@ class Lab:
         end = time.monotonic() + 20
         while self.instances([*LIVE, "shutting-down"]) and time.monotonic() < end:
             time.sleep(0.05)
-
-
-def ended(running: Running) -> Ended:
-    """Wait for a program."""
-    return running.wait()

@@ -50,7 +50,7 @@ class PreforkServer:
     def serve(self) -> None:
         """Serve until killed."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        gc.freeze()  # a collection in a child would copy every page
+        gc.disable()  # a collection in a child would touch, and so copy, every page
         while True:
             link, _ = self._listener.accept()
             if os.fork() == 0:

@@ -73,6 +73,7 @@ class Running:
 
     def __init__(self, argv: list[str], env: Mapping[str, str], cwd: Path) -> None:
         self._files: list[IO[bytes]] = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]
+        self._ended: Ended | None = None
         out, err = self._files
         self._process = subprocess.Popen(
             argv,
@@ -95,6 +96,8 @@ class Running:
 
     def wait(self, seconds: float = 120.0) -> Ended:
         """Wait for its end; past the time it is killed, and the status is that of the kill."""
+        if self._ended is not None:
+            return self._ended
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -105,4 +108,5 @@ class Running:
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
             file.close()
-        return Ended(status, *texts)
+        self._ended = Ended(status, *texts)
+        return self._ended

@@ -1,0 +1,64 @@
+"""Programs that the scripts need and an AMI may lack, made to run on any Linux of this machine's kind.
+
+An instance installs nothing by apt (its security group lets HTTPS out alone), so what the AMI does not
+have comes from S3 with the scripts. Today that is jq.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from chronos_ec2.errors import ToolMissing
+from chronos_ec2.workstation.environment_archive import sha256_of
+from chronos_ec2.workstation.environment_elf import libraries_of, patch_elf
+
+TOOLS = ("jq",)
+INSTANCE_MACHINE = ("linux", "x86_64")
+
+
+def make_instance_tools(folder: Path) -> dict[str, Path]:
+    """Copy the tools and their libraries into a folder, each looking for its libraries beside itself.
+
+    Args:
+        folder: where the copies are kept; made if missing, rewritten when this machine's tools change.
+
+    Returns:
+        The files by their name under `cached-datasets/scripts/`; none on a machine of another kind than the
+        instances', whose programs would not run there.
+
+    Raises:
+        ToolMissing: a tool is not installed here.
+    """
+    if (sys.platform, platform.machine()) != INSTANCE_MACHINE:
+        return {}
+    made: dict[str, Path] = {}
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        if found is None:
+            raise ToolMissing(f"{tool} is not installed: run ./invokew setup")
+        program = Path(found).resolve()
+        sources = [program, *libraries_of(program).values()]
+        kept = folder / f"{tool}-{sha256_of(program)[:16]}"
+        if not kept.is_dir():
+            _bundle(tool, sources, kept)
+        made.update({f"bin/{path.name}": path for path in sorted(kept.iterdir())})
+    return made
+
+
+def _bundle(tool: str, sources: list[Path], kept: Path) -> None:
+    """Make a tool's folder aside, then put it in its place in one step."""
+    staging = kept.with_name(f".{kept.name}.{os.getpid()}")
+    staging.mkdir(parents=True)
+    try:
+        names = [tool, *libraries_of(sources[0])]
+        for name, source in zip(names, sources, strict=True):
+            shutil.copyfile(source, staging / name)
+            (staging / name).chmod(0o755)
+            patch_elf(staging / name, search_path="$ORIGIN")
+        staging.replace(kept)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""Proofs that the state file holds under contention, crash, lost answers and corruption.
+
+The short form runs with all other tests. The full form:
+
+    python -m pytest tests/faults --full [--seed N] [--report FILE.md]
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tools.lab import Lab
+from tools.tally import Tally
+
+_STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The form, its seed, and where its result goes."""
+    group = parser.getgroup("faults")
+    group.addoption("--full", action="store_true", help="tests/faults: every case instead of a choice")
+    group.addoption("--seed", type=int, default=None, help="tests/faults: seed of what is left to chance")
+    group.addoption("--report", type=Path, default=None, help="tests/faults: write the counts as Markdown")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One tally a session."""
+    seed = config.getoption("--seed", None)
+    tally = Tally(seed if seed is not None else random.randrange(10**6), bool(config.getoption("--full", False)))
+    config.stash[_TALLY] = tally
+
+
+_TALLY = pytest.StashKey[Tally]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the counts and the seed."""
+    tally = config.stash.get(_TALLY, None)
+    if tally is None or tally.empty:
+        return
+    for line in tally.lines():
+        terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the report of a run in which everything held."""
+    report = session.config.getoption("--report", None)
+    tally = session.config.stash.get(_TALLY, None)
+    if report is not None and tally is not None and exitstatus == 0:
+        command = "python -m pytest " + " ".join(word for word in sys.argv[1:] if not word.startswith("--report"))
+        report.write_text(tally.markdown(command, time.monotonic() - _STARTED))
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """Counts, seed and form of this session."""
+    return request.config.stash[_TALLY]
+
+
+@pytest.fixture(scope="session")
+def full(tally: Tally) -> bool:
+    """Whether every case is asked for."""
+    return tally.full
+
+
+@pytest.fixture(scope="session")
+def chance(tally: Tally) -> random.Random:
+    """What is left to chance, from the seed."""
+    return random.Random(tally.seed)
+
+
+@pytest.fixture(scope="session")
+def built_lab() -> Iterator[Lab]:
+    """The embedded AWS of the proofs."""
+    lab = Lab()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def lab(built_lab: Lab) -> Iterator[Lab]:
+    """The embedded AWS with nothing in it; the history of the test's writes is checked at its end."""
+    built_lab.clear()
+    yield built_lab
+    built_lab.history.check()
+    built_lab.put_guests_to_sleep(True)

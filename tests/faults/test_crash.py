@@ -1,0 +1,163 @@
+"""Programs stopped with SIGKILL between two AWS calls: nothing is owned twice, and nothing is left for ever."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from tools.crash import Point, Start, count_requests, crash, points
+from tools.lab import ENVIRONMENT, LATER, Lab
+from tools.programs import Running
+from tools.tally import Tally
+
+from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.workstation.settings import REPOSITORY
+
+RUN = "2025-01-15-143022"
+SOON = timedelta(minutes=6)
+"""Past the patience with a claim that has no instance, before any deadline and staleness."""
+PYTHON_WRITER = """
+import sys, boto3
+from chronos_ec2.state.store import StateStore
+bucket, environment, run_id, status, step = sys.argv[1:]
+StateStore(boto3.client("s3"), bucket, environment).transition(run_id, status, step)
+"""
+
+
+def launch(lab: Lab, url: str) -> Running:
+    """The launcher."""
+    return lab.launch(url=url)
+
+
+def bash_writer(lab: Lab, url: str) -> Running:
+    """The state writer in Bash."""
+    return lab.bash('transition_state "$@"', lab.bucket, ENVIRONMENT, RUN, "data_sync", "data_sync", url=url)
+
+
+def python_writer(lab: Lab, url: str) -> Running:
+    """The state writer in Python."""
+    words = (lab.bucket, ENVIRONMENT, RUN, "data_sync", "data_sync")
+    python = str(REPOSITORY / ".venv" / "bin" / "python")
+    return lab.start([python, "-c", PYTHON_WRITER, *words], url)
+
+
+def kill(lab: Lab, url: str) -> Running:
+    """The kill script."""
+    return lab.kill("--now", url=url)
+
+
+def reap_ends_it(lab: Lab) -> None:
+    """What must hold after any crash: one owner at most, and after `reap` nothing without one, then nothing."""
+    live = lab.instances()
+    assert len(live) <= 1, f"{len(live)} instances of one environment: {live}"
+    code, said = lab.reap(later=SOON)
+    assert code == ExitCode.OK, said
+    state = lab.state()
+    for run_id in lab.instances().values():
+        assert state is not None and state["run_id"] == run_id, f"{run_id} has no owner: {said}"
+    code, said = lab.reap(later=LATER)
+    assert code == ExitCode.OK, said
+    assert lab.instances() == {} and lab.state() is None, said
+
+
+def records_tell(lab: Lab) -> list[str]:
+    """Every run that has left a trace has a record with an end; the outcomes."""
+    outcomes = []
+    for run_id in lab.run_ids():
+        record = lab.record(run_id)
+        assert record is not None and record["outcome"], f"{run_id}: {record}"
+        assert record["ended_at"] and record["error"], record
+        outcomes.append(str(record["outcome"]))
+    return outcomes
+
+
+def next_launch_is_accepted(lab: Lab) -> None:
+    """The environment is free: the next launch gets it."""
+    end = lab.launch().wait()
+    assert end.status == 0, end.stderr
+
+
+# -- the launcher ---------------------------------------------------------------------------------------
+
+LAUNCHER_POINTS = (Point(10, True), Point(14, True))
+
+
+def test_a_launcher_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
+    where = list(points(len(count_requests(lab, launch)))) if full else LAUNCHER_POINTS
+    for point in where:
+        lab.clear()
+        operation = crash(lab, launch, point)
+        assert operation is not None, point
+        claimed = (lab.state() or {}).get("run_id")
+        reap_ends_it(lab)
+        outcomes = records_tell(lab)
+        assert claimed is None or claimed in lab.run_ids(), f"{point} ({operation}): no record of {claimed}"
+        if full:
+            next_launch_is_accepted(lab)
+        tally.count("launcher killed", " ".join(outcomes) or "no trace")
+        lab.history.check()
+
+
+def test_a_launch_after_a_launcher_that_was_killed(lab: Lab, tally: Tally, full: bool) -> None:
+    """Without a reap: what is proven gone is taken over, what runs is named, and `kill` frees it."""
+    where = list(points(len(count_requests(lab, launch)))) if full else LAUNCHER_POINTS[:1]
+    for point in where:
+        lab.clear()
+        crash(lab, launch, point)
+        live = lab.instances()
+        second = lab.launch("--set", "claim_patience_seconds=0").wait()
+        if live:
+            assert second.status == ExitCode.HELD and lab.instances() == live, second.stderr
+            assert next(iter(live.values())) in second.stderr
+            assert lab.kill("--now").wait().status == 0
+            assert lab.instances() == {} and lab.state() is None
+            tally.count("launch after a killed launcher", "refused, then killed")
+        else:
+            assert second.status in (0, ExitCode.HELD), second.stderr
+            if second.status == ExitCode.HELD:  # the claim is not a second old
+                second = lab.launch("--set", "claim_patience_seconds=0").wait()
+            assert second.status == 0, second.stderr
+            tally.count("launch after a killed launcher", "launched")
+        lab.history.check()
+
+
+# -- the writers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writer", [bash_writer, python_writer], ids=["bash", "python"])
+def test_a_state_writer_that_is_killed(lab: Lab, tally: Tally, full: bool, writer: Start) -> None:
+    """The file is what it was or what was written, whole; the next writer goes on from there."""
+    for point in points(4) if full else (Point(3, False), Point(3, True)):
+        lab.clear()
+        before = lab.claim(RUN, instance_id=lab.machine(RUN))
+        assert crash(lab, writer, point) is not None
+        state = lab.state()
+        landed = point.number > 3 or (point.number == 3 and point.after_effect)
+        assert state is not None
+        assert state["status"] == ("data_sync" if landed else "initialization"), point
+        assert state["control"]["revision"] == before["control"]["revision"] + landed
+        end = bash_writer(lab, lab.url).wait() if full else None
+        assert end is None or end.status == 0, end
+        reap_ends_it(lab)
+        records_tell(lab)
+        code, _ = lab.reap(later=timedelta(hours=2))
+        assert code == ExitCode.OK and lab.staged() == []
+        tally.count("state writer killed", "new state" if landed else "old state")
+
+
+def test_a_kill_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
+    """The next kill, or reap, ends what it has left."""
+    if not full:
+        pytest.skip("the full form stops it at every request")
+    lab.claim(RUN, status="training", instance_id=lab.machine(RUN))
+    for point in points(len(count_requests(lab, kill))):
+        lab.clear()
+        lab.claim(RUN, status="training", instance_id=lab.machine(RUN))
+        crash(lab, kill, point)
+        if point.after_effect:
+            assert lab.kill("--now").wait().status == 0
+            assert lab.instances() == {} and lab.state() is None
+        else:
+            reap_ends_it(lab)
+        assert set(records_tell(lab)) <= {"killed", "lost"}
+        tally.count("kill killed", "ended by the next kill" if point.after_effect else "ended by reap")
