@@ -17,9 +17,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from chronos_ec2.errors import ChronosError
+from chronos_ec2.errors import ChronosError, UsageProblem
 from chronos_ec2.workstation import commands, toolchain
-from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.aws import Aws, embedded_aws_is_up
 from chronos_ec2.workstation.settings import (
     REPOSITORY,
     Settings,
@@ -51,6 +51,17 @@ def settings_of(env: str | None, assignments: list[str] | None = None) -> Settin
         return load_settings(env, parse_assignments(assignments or []))
 
 
+def positive_seconds(flag: str, text: str) -> float:
+    """A flag's number of seconds, 0.2 at least."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.2 <= seconds <= 3600:
+        raise UsageProblem(f"{flag}: got {text!r}, need 0.2 to 3600 seconds")
+    return seconds
+
+
 def run(argv: list[str], settings: Settings | None = None) -> None:
     """Run a command; a failure ends the task with the command's own exit code."""
     with clear_errors():
@@ -76,8 +87,11 @@ def deploy(c: Context, env: str | None = None) -> None:
 @task(help={**ENV, "yes": "do not ask"})
 def destroy(c: Context, env: str | None = None, yes: bool = False) -> None:
     """Delete the standing resources with `cdk destroy`. The bucket and what is in it stay."""
+    from chronos_ec2.workstation.destruction import refuse_while_running
+
     settings = settings_of(env)
     with clear_errors():
+        refuse_while_running(Aws(settings), sibling_environments(settings))
         force = ("--force",) if yes else ()
         argv = commands.cdk_command(settings, sibling_environments(settings), "destroy", *force)
     run(argv, settings)
@@ -110,31 +124,33 @@ def sample_data(c: Context, into: str | None = None) -> None:
     run(commands.module_command("workstation.sample_data", into or str(STATE_FOLDER / "sample-data")))
 
 
-@task(help={**ENV, "data": "folder of your Parquet files (item_id, timestamp, target), checked first"})
-def upload(c: Context, env: str | None = None, data: str | None = None) -> None:
+@task(
+    help={**ENV, **SET, "data": "folder of your Parquet files (item_id, timestamp, target), checked first"},
+    iterable=["set_"],
+)
+def upload(
+    c: Context, env: str | None = None, data: str | None = None, set_: list[str] | None = None
+) -> None:
     """Upload what has changed: scripts, the built training environment and, with --data, training data."""
     from chronos_ec2.workstation import upload as uploads
     from chronos_ec2.workstation.instance_tools import make_instance_tools
 
-    settings = settings_of(env)
+    settings = settings_of(env, set_)
     progress = uploads.terminal_progress(sys.stderr)
     with clear_errors():
         aws = Aws(settings)
-        done = []
-        if data:
-            shortest = settings.shortest_series
-            done.append(
-                uploads.upload_data(
-                    aws.s3, aws.bucket, Path(data), shortest, out=sys.stderr, progress=progress
-                )
-            )
-        done.append(
-            uploads.upload_environment(aws.s3, aws.bucket, environment_folder(settings), progress=progress)
-        )
+        archive = environment_folder(settings)
+        print(uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress), file=sys.stderr)
         tools = make_instance_tools(STATE_FOLDER / "tools")
-        done.append(uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress))
-    for summary in done:
-        print(summary, file=sys.stderr)
+        scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
+        print(scripts, file=sys.stderr)
+        if data is not None:
+            # A trainer of the user's own knows itself how long a series it needs.
+            shortest = settings.shortest_series if settings.trainer == "test" else 1
+            sent = uploads.upload_data(
+                aws.s3, aws.bucket, Path(data), shortest, out=sys.stderr, progress=progress
+            )
+            print(sent, file=sys.stderr)
 
 
 # -- runs ---------------------------------------------------------------------------------------------
@@ -160,7 +176,7 @@ def launch(
         **RUN,
         **JSON,
         "once": "show the run as it is now and end; default: follow it to its end",
-        "poll_seconds": "seconds between looks",
+        "poll_seconds": "seconds between looks, 0.2 or more",
     }
 )
 def watch(
@@ -169,13 +185,14 @@ def watch(
     run: str | None = None,
     once: bool = False,
     json: bool = False,
-    poll_seconds: float = 2.0,
+    poll_seconds: str = "2",
 ) -> None:
     """Follow the run to its end; the exit code is the run's own."""
     from chronos_ec2.workstation.watch import watch as watch_run
 
     settings = settings_of(env)
     with clear_errors():
+        pause = positive_seconds("--poll-seconds", poll_seconds)
         aws = Aws(settings)
         code = watch_run(
             aws.s3,
@@ -186,7 +203,7 @@ def watch(
             run_id=run,
             follow=not once,
             as_json=json,
-            poll_seconds=poll_seconds,
+            poll_seconds=pause,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
     if code:
@@ -356,6 +373,7 @@ def demo(c: Context, keep: bool = False) -> None:
     from chronos_ec2.workstation.summary import print_summary
 
     env, data, results = "local", str(STATE_FOLDER / "sample-data"), REPOSITORY / "results"
+    was_up = embedded_aws_is_up()
     local_start(c)
     try:
         deploy(c, env=env)
@@ -367,11 +385,11 @@ def demo(c: Context, keep: bool = False) -> None:
         fetch(c, env=env, into=str(results))
         runs(c, env=env)
     finally:
-        if not keep:
+        if not (keep or was_up):
             local_stop(c)
     with clear_errors():
         print_summary(max(results.glob("????-??-??-??????")), sys.stdout)
-    if keep:
+    if keep or was_up:
         print(
             '\nthe embedded AWS is up: eval "$(invoke local.env)", then aws s3 ls; invoke local.stop ends it'
         )
@@ -404,7 +422,10 @@ def bats(c: Context, only: str = "tests/bats") -> None:
     """Test the Bash scripts."""
     with clear_errors():
         program = str(toolchain.node_program("bats", "bats"))
-    run([program, "--print-output-on-failure", "--recursive", only])
+    if only == "tests/bats":
+        run(["bash", "tests/bats/run.sh"])  # side by side, a file a core
+    else:
+        run([program, "--print-output-on-failure", "--recursive", only])
 
 
 @task(help={"only": "a file or a folder; default: all"})

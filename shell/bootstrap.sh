@@ -72,7 +72,7 @@ PHASES
 
 require_variables() {
   local name
-  for name in CHRONOS_RUN_ID CHRONOS_ENV CHRONOS_BUCKET CHRONOS_ACCELERATOR CHRONOS_ENVIRONMENT_ARCHIVE \
+  for name in CHRONOS_RUN_ID CHRONOS_ENV CHRONOS_BUCKET CHRONOS_DEADLINE CHRONOS_ACCELERATOR CHRONOS_ENVIRONMENT_ARCHIVE \
     CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256 CHRONOS_MIN_FREE_DISK_GB CHRONOS_HEARTBEAT_SECONDS \
     CHRONOS_LOG_UPLOAD_SECONDS CHRONOS_KILL_GRACE_SECONDS CHRONOS_KEEP_ON_FAILURE_MINUTES; do
     if [[ -z ${!name:-} ]]; then
@@ -134,7 +134,7 @@ move_state() {
   transition_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$@"
 }
 
-phase_initialization() { require_conditional_writes; }
+phase_initialization() { log_info "deadline $CHRONOS_DEADLINE"; }
 
 # A kill refuses this script's next transition before the watch for it has looked: ask once more why this ends.
 note_stop_reason() {
@@ -217,7 +217,8 @@ on_exit() {
   set +eu
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))"
-  stop_child "$CHRONOS_KILL_GRACE_SECONDS"
+  # The trainer has had a third of the grace by then; what is left is for saving what it made.
+  stop_child "$(((CHRONOS_KILL_GRACE_SECONDS + 1) / 2))"
   if ((status != 0)); then note_stop_reason; fi
   outcome=$(outcome_of "$status")
   error=$(explain_end "$status")
@@ -238,13 +239,16 @@ on_exit() {
 main() {
   parse_arguments "$@"
   require_variables
-  export AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-5}
+  # A user's or an AMI's own output format would break every answer that is read here.
+  export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-5}
   confirm_instance "$CHRONOS_RUN_ID"
   trap on_exit EXIT
   trap 'exit "$EXIT_TERMINATED"' TERM
   trap 'exit "$EXIT_INTERRUPTED"' INT
   start_log
   log_info "run $CHRONOS_RUN_ID of $CHRONOS_ENV on $INSTANCE_ID"
+  require_instance_tools
+  require_conditional_writes
   start_companions
   run_phase initialization initialization phase_initialization
   run_phase system_setup initialization phase_system_setup

@@ -24,7 +24,7 @@ source "$script_dir/lib/workstation.sh"
 source "$script_dir/lib/companions.sh"
 
 environment='' assume_yes=false now=false dry_run=false as_json=false
-bucket='' run_id='' instance_ids='[]' run_ids='[]' grace=0
+bucket='' run_id='' unlisted_id='' instance_ids='[]' run_ids='[]' grace=0
 state_is='missing' corrupt_etag=''
 
 parse_arguments() {
@@ -69,6 +69,9 @@ take_stock() {
   esac
   live=$(live_instances "$environment")
   instance_ids=$(jq -c '[.[].id]' <<<"$live")
+  if [[ $state_is == valid ]]; then
+    unlisted_id=$(jq -r --argjson ids "$instance_ids" '.instance_id // "" | select(IN($ids[]) | not)' <<<"$STATE_JSON")
+  fi
   run_ids=$(jq -c --arg held "$run_id" '[.[].run_id, $held] | map(select(. != null and . != "")) | unique' <<<"$live")
 }
 
@@ -95,9 +98,16 @@ confirm() {
   fi
 }
 
-# Marks the run killed. Only `training` may become `killed`; elsewhere the way is `failed`, with a message that says so.
+# Marks the run killed, as it is now: it has gone on since it was looked at. Only `training` may become `killed`; elsewhere the way is `failed`, with a message that says so.
 ask_to_stop() {
-  local status to=failed
+  local status=0 to=failed
+  read_state "$bucket" "$environment" || status=$?
+  if ((status == EXIT_NO_SUCH_RUN)); then
+    log_info "run $run_id has ended by itself"
+    return 0
+  elif ((status != 0)); then
+    return "$status"
+  fi
   status=$(jq -r .status <<<"$STATE_JSON")
   case $status in
     training) to=killed ;;
@@ -129,6 +139,13 @@ wait_until_gone() {
     if ((SECONDS >= deadline)); then return 1; fi
     sleep 1
   done
+}
+
+# Terminates the instance that the state file names and the search by tag does not show: EC2 lists a new one late.
+end_unlisted() {
+  [[ -n $unlisted_id ]] || return 0
+  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$unlisted_id" --output json; then return 0; fi
+  if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then log_error "terminate-instances: $AWS_ERROR_TEXT"; fi
 }
 
 # Terminates what is left, and makes sure.
@@ -176,19 +193,23 @@ drop_corrupt_state() {
 
 # The step at which a run was ended, if the state file tells. <run_id>
 step_of() {
-  if [[ $1 == "$run_id" && -n $STATE_JSON ]]; then jq -r .current_step <<<"$STATE_JSON"; fi
+  if [[ $1 == "$run_id" && -n $STATE_JSON ]]; then
+    jq -r '.current_step | if test("^(step|epoch)_[0-9]+$") then "training" else . end' <<<"$STATE_JSON"
+  fi
 }
 
 # Asks, waits, then makes sure; leaves the environment free.
 end_runs() {
   local -a ended
   if [[ $state_is == valid && $now == false ]]; then
-    ask_to_stop || log_warn "the instance could not be asked; it is terminated"
+    # Refused as illegal: the run has moved on in this very moment, so the way is another one now.
+    ask_to_stop || { (($? == EXIT_ILLEGAL_TRANSITION)) && ask_to_stop; } || log_warn "the instance could not be asked; it is terminated"
     if [[ $instance_ids != '[]' ]]; then
       log_info "waiting up to $grace s for the instance to save and stop"
       wait_until_gone "$grace" || log_warn "it did not stop in time"
     fi
   fi
+  end_unlisted
   make_sure
   settle
   readarray -t ended < <(jq -r '.[]' <<<"$run_ids")

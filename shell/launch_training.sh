@@ -24,7 +24,7 @@ source "$script_dir/lib/stale_claim.sh"
 environment='' dry_run=false as_json=false
 settings='' exports='' bucket='' run_id='' instance_id='' work=''
 assignments=()
-claimed=false handed_over=false problem=''
+claimed=false handed_over=false recorded=false problem=''
 
 parse_arguments() {
   while (($# > 0)); do
@@ -230,23 +230,32 @@ start_instance() {
 }
 
 # Writes the instance's id where it is looked for. The instance does the same, so a failure here loses nothing.
+# A claim that is gone by now was killed in between: then nobody waits for the instance.
 record_instance() {
   local changes status=0
   # shellcheck disable=SC2016  # a jq program
   changes=$(jq -cn --arg id "$instance_id" '{instance: {id: $id}}')
-  update_run_record "$bucket" "$environment" "$run_id" "$changes" || status=$?
-  transition_state "$bucket" "$environment" "$run_id" initialization launch "$(jq -c '{instance_id: .instance.id}' <<<"$changes")" \
-    2>/dev/null || log_info "the instance has moved on already"
-  return "$status"
+  amend_state "$bucket" "$environment" "$run_id" "$(jq -c '{instance_id: .instance.id}' <<<"$changes")" || status=$?
+  if ((status == EXIT_NO_SUCH_RUN)); then
+    log_error "run $run_id was ended while it was being launched; terminating $instance_id"
+    retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json \
+      || log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+    return "$EXIT_RUN_KILLED"
+  fi
+  if ((status != 0)); then log_warn "the instance's id could not be recorded; the instance does it as well"; fi
+  update_run_record "$bucket" "$environment" "$run_id" "$changes" || log_warn "run.json does not name the instance yet"
 }
 
 # Gives an unused claim back, with the reason in run.json. <exit status>
 release_claim() {
   log_warn "giving the claim on $environment back"
-  finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" || true
+  if [[ $recorded == true ]]; then
+    finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" || true
+  fi
   transition_state "$bucket" "$environment" "$run_id" failed launch \
     && transition_state "$bucket" "$environment" "$run_id" cleanup cleanup || true
   delete_state "$bucket" "$environment" "$run_id" || log_error "the claim could not be given back; free it with: invoke kill --env $environment"
+  drop_staged_states "$bucket" "$environment" "$run_id"
 }
 
 on_exit() {
@@ -297,15 +306,17 @@ main() {
   run_id=$(TZ=UTC printf '%(%Y-%m-%d-%H%M%S)T' -1)
   prepare
   if [[ $dry_run == true ]]; then
+    check_concurrent_run "$bucket" "$environment" >&2 || log_warn "a launch would be refused now"
     print_plan
     return 0
   fi
   claim
   log_info "run $run_id holds $environment"
   put_run_file config.yaml application/yaml
+  recorded=true
   put_run_file run.json application/json
   start_instance
-  record_instance || log_warn "the instance's id could not be recorded; the instance does it as well"
+  record_instance
   report
 }
 

@@ -55,7 +55,6 @@ record_phase() {
 }
 
 phase_system_setup() {
-  require_instance_tools || return $?
   mkdir -p "$home/venv" "$data/training-data" "$data/output/logs" || return $?
   log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
 }
@@ -106,7 +105,8 @@ phase_training() {
   local status=0
   # The command of `trainer: command` finds the training environment's python first.
   run_waiting env PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
-    --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" || status=$?
+    --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" \
+    --grace-seconds "$(((CHRONOS_KILL_GRACE_SECONDS + 2) / 3))" || status=$?
   forget_state # the wrapper has written it since
   if ((status != 0)); then
     problem=$(jq -r '.error // empty' "$data/output/training.json" 2>/dev/null) || true

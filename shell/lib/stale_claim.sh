@@ -15,7 +15,7 @@ _claim_is_old() {
 }
 
 # Takes the environment from the holder in STATE_JSON if its instance is proven gone, else refuses and says who holds it.
-# <bucket> <env> <new state json> <the holder in words> <seconds that a claim without an instance is respected>
+# <bucket> <env> <new state json> <the holder in words> <seconds that a claim whose instance EC2 does not know is respected>
 # Returns 0; EXIT_HELD; EXIT_STATE_CONFLICT when another launch was faster.
 take_over_stale_claim() {
   local bucket=$1 environment=$2 body=$3 holder=$4 old_run old_instance old_step fate
@@ -25,7 +25,8 @@ take_over_stale_claim() {
   old_instance=$(jq -r '.instance_id // ""' <<<"$STATE_JSON")
   old_step=$(jq -r .current_step <<<"$STATE_JSON")
   fate=$(instance_fate "$environment" "$old_run" "$old_instance")
-  if [[ $fate != gone ]] || { [[ -z $old_instance ]] && ! _claim_is_old "$5"; }; then
+  # EC2 shows a new instance only after a while: one that it does not know is proof only of an old claim.
+  if [[ $fate != gone ]] && { [[ $fate != missing ]] || ! _claim_is_old "$5"; }; then
     log_error "$holder. EC2 says of its instance: $fate. Follow it with invoke watch, end it with invoke kill"
     return "$EXIT_HELD"
   fi

@@ -40,6 +40,7 @@ _state_table() {
 _is_transient() {
   case $1 in
     '' | 409 | 500 | 502 | 503 | 504 | ConditionalRequestConflict | InternalError | InternalFailure | SlowDown) return 0 ;;
+    EndpointConnectionError | ConnectTimeoutError | ReadTimeoutError | ConnectionClosedError) return 0 ;;
     ServiceUnavailable | Unavailable | RequestTimeout | Throttling | ThrottlingException | RequestLimitExceeded) return 0 ;;
     *) return 1 ;;
   esac
@@ -133,7 +134,12 @@ read_state() {
     _report_aws_error "reading s3://$bucket/$environment/system-state.json"
     return $?
   fi
-  STATE_ETAG=$(jq -r .ETag <<<"$AWS_OUTPUT")
+  STATE_ETAG=$(jq -r '.ETag // ""' <<<"$AWS_OUTPUT" 2>/dev/null) || STATE_ETAG=''
+  if [[ -z $STATE_ETAG ]]; then
+    rm -f "$body"
+    log_error "the AWS CLI's answer has no ETag; it must answer in JSON: $AWS_OUTPUT"
+    return "$EXIT_FAILED"
+  fi
   if ! STATE_JSON=$(jq -ce . "$body" 2>/dev/null) || [[ $STATE_JSON == *$'\n'* ]]; then
     STATE_JSON=''
     rm -f "$body"
@@ -167,7 +173,7 @@ atomic_write_state() {
     STATE_ETAG=$(jq -r .CopyObjectResult.ETag <<<"$AWS_OUTPUT")
     status=0
   else
-    _settle_refused_write "$bucket" "$environment" "$writer" && status=0 || status=$?
+    _settle_refused_write "$bucket" "$environment" "$writer" "$expected" && status=0 || status=$?
   fi
   # A writer that dies before this leaves its body staged: drop_staged_states, or after a day a lifecycle rule, drops it.
   aws s3api delete-object --bucket "$bucket" --key "$staged" >/dev/null 2>&1 || true
@@ -184,11 +190,13 @@ _put_text() {
   return "$status"
 }
 
-# A refused or unanswered write may have landed: the writer nonce tells. <bucket> <env> <writer>
+# A refused or unanswered write may have landed: the writer nonce tells. <bucket> <env> <writer> <etag it named, or ''>
 _settle_refused_write() {
   local code=$AWS_ERROR_CODE text=$AWS_ERROR_TEXT
-  if read_state "$1" "$2" && [[ $(jq -r .control.writer <<<"$STATE_JSON") == "$3" ]]; then
-    return 0
+  if read_state "$1" "$2"; then
+    if [[ $(jq -r .control.writer <<<"$STATE_JSON") == "$3" ]]; then return 0; fi
+    # Whatever the answer was: another launch has the claim, perhaps one of the same second and so of the same run id.
+    if [[ -z $4 ]]; then return "$EXIT_STATE_CONFLICT"; fi
   fi
   case $code in
     PreconditionFailed | 412 | NoSuchKey | 404) return "$EXIT_STATE_CONFLICT" ;;
@@ -273,6 +281,21 @@ transition_state() {
     sleep "$(_backoff_seconds "$race")"
   done
   log_error "other writers won $_STATE_RACES times in a row; try again"
+  return "$EXIT_STATE_CONFLICT"
+}
+
+# Writes changes to a run's state, status and step staying as they are. <bucket> <env> <run_id> <json object of changes>
+# Returns 0; EXIT_NO_SUCH_RUN (gone, or another run's); EXIT_STATE_CONFLICT; …
+amend_state() {
+  local race body result
+  for ((race = 0; race < _STATE_RACES; race++)); do
+    read_state "$1" "$2" || return $?
+    if [[ $(jq -r .run_id <<<"$STATE_JSON") != "$3" ]]; then return "$EXIT_NO_SUCH_RUN"; fi
+    body=$(_next_state "$4") || return $?
+    atomic_write_state "$1" "$2" "$body" "$STATE_ETAG" && result=0 || result=$?
+    if ((result != EXIT_STATE_CONFLICT)); then return "$result"; fi
+    sleep "$(_backoff_seconds "$race")"
+  done
   return "$EXIT_STATE_CONFLICT"
 }
 

@@ -51,17 +51,27 @@ use_aws_settings() {
   AWS_DEFAULT_REGION=$(jq -r .region <<<"$1")
   export AWS_DEFAULT_REGION AWS_REGION=$AWS_DEFAULT_REGION
   profile=$(jq -r .aws_profile <<<"$1")
-  if [[ -n $profile ]]; then export AWS_PROFILE=$profile; fi
+  if [[ -n $profile ]]; then
+    # Keys in the environment would beat the profile here, and lose to it in boto3: two accounts at once.
+    unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
+    export AWS_PROFILE=$profile
+  fi
   if [[ $(jq -r .embedded <<<"$1") == true && -z ${AWS_ENDPOINT_URL:-} ]]; then
     log_error "this environment is the embedded AWS, and AWS_ENDPOINT_URL is not set: run invoke local.start, then eval \"\$(invoke local.env)\""
     return "$EXIT_LOCAL_CLOUD_DOWN"
   fi
-  export AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-3}
+  # The user's own output format would break every answer that is read here.
+  export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-3}
 }
 
 # Prints who the caller is (an ARN), or says that there are no credentials.
 require_credentials() {
   if ! retry_with_backoff 3 aws sts get-caller-identity --output json; then
+    if [[ -z $AWS_ERROR_CODE ]] && ! _is_own_fault "$AWS_ERROR_TEXT"; then
+      log_error "AWS cannot be reached${AWS_ENDPOINT_URL:+ at $AWS_ENDPOINT_URL (is the embedded AWS running? invoke local.status)}: $AWS_ERROR_TEXT"
+      if [[ -n ${AWS_ENDPOINT_URL:-} ]]; then return "$EXIT_LOCAL_CLOUD_DOWN"; fi
+      return "$EXIT_FAILED"
+    fi
     log_error "AWS has no usable credentials: run aws configure, or set AWS_PROFILE or the AWS_ACCESS_KEY_ID variables. $AWS_ERROR_TEXT"
     return "$EXIT_NO_CREDENTIALS"
   fi
@@ -102,8 +112,8 @@ live_instances() {
     <<<"$AWS_OUTPUT"
 }
 
-# Prints what EC2 says of a run's instance: its state, `gone`, or `unknown` when EC2 cannot be asked.
-# <env> <run_id> <instance id or ''>
+# Prints what EC2 says of a run's instance: its state, `gone` when it has ended, `missing` when EC2 does not know it
+# (too young or too old to be shown), or `unknown` when EC2 cannot be asked.   <env> <run_id> <instance id or ''>
 instance_fate() {
   local found id=$3
   if [[ -z $id ]]; then
@@ -111,17 +121,17 @@ instance_fate() {
       printf 'unknown\n'
       return 0
     }
-    jq -r 'if length > 0 then .[0].state else "gone" end' <<<"$found"
+    jq -r 'if length > 0 then .[0].state else "missing" end' <<<"$found"
     return 0
   fi
   if ! retry_with_backoff 6 aws ec2 describe-instances --instance-ids "$id" --output json; then
     case $AWS_ERROR_CODE in
-      InvalidInstanceID.NotFound) printf 'gone\n' ;;
+      InvalidInstanceID.NotFound) printf 'missing\n' ;;
       *) printf 'unknown\n' ;;
     esac
     return 0
   fi
-  jq -r '[.Reservations[].Instances[].State.Name] | if length == 0 or .[0] == "terminated" then "gone" else .[0] end' <<<"$AWS_OUTPUT"
+  jq -r '[.Reservations[].Instances[].State.Name] | .[0] // "missing" | if . == "terminated" then "gone" else . end' <<<"$AWS_OUTPUT"
 }
 
 # Prints a command as it could be typed. <argv…>

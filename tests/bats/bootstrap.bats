@@ -53,6 +53,7 @@ upload_environment() {
 
 set_variables() {
   export CHRONOS_RUN_ID=$RUN CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket CHRONOS_ACCELERATOR=cuda
+  export CHRONOS_DEADLINE=2025-01-15T20:30:22Z
   export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256=dddd
   CHRONOS_ENVIRONMENT_SHA256=$(sha256sum <"$(object a-bucket cached-datasets/python-env/venv.tar.gz)" | cut -d' ' -f1)
   export CHRONOS_MIN_FREE_DISK_GB=20 CHRONOS_HEARTBEAT_SECONDS=60 CHRONOS_LOG_UPLOAD_SECONDS=60
@@ -159,7 +160,7 @@ assert_failed_run() {
 
 @test "every variable that user data sets is asked for by name: exit code 2, nothing touched" {
   local name
-  for name in RUN_ID ENV BUCKET ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_SHA256 DATASET_SHA256 MIN_FREE_DISK_GB \
+  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_SHA256 DATASET_SHA256 MIN_FREE_DISK_GB \
     HEARTBEAT_SECONDS LOG_UPLOAD_SECONDS KILL_GRACE_SECONDS KEEP_ON_FAILURE_MINUTES; do
     run --separate-stderr -2 env -u "CHRONOS_$name" bash "$scripts/bootstrap.sh"
     assert_regex "$stderr" "CHRONOS_$name is not set"
@@ -238,14 +239,13 @@ cleanup cleanup i-0abc"
   assert_failed_run initialization 23 'phase initialization ended with exit code 23'
 }
 
-@test "system_setup: a tool that the AMI lacks is named" {
+@test "initialization: a tool that the AMI lacks is named" {
   local poor="$work/poor tools"
   cp -d -r "$(toolbox)" "$poor"
   rm "$poor/gzip"
-  plan_cli
   plan_terminate
   PATH="$helpers/bin:$poor" boot
-  assert_failed_run system_setup 1 'the AMI lacks gzip'
+  assert_failed_run initialization 1 'the AMI lacks gzip'
 }
 
 @test "venv_download: an environment that is not in the bucket" {

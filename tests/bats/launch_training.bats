@@ -239,7 +239,7 @@ TABLE
   learn_run_id
   assert_regex "$stderr" "run $ours: instance i-0new \(g4dn.2xlarge\) is starting"
   assert_regex "$ours" "^$(date -u +%Y-%m-%d)"
-  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances 'put-object dev/RUN/run.json if-match' "${UPDATE[@]}"
+  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
   assert_json "$(state_now)" '"\(.run_id) \(.status) \(.current_step) \(.instance_id) \(.control.revision)"' \
     "$ours initialization launch i-0new 2"
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.instance.id) \(.instance.type) \(.ami.id) \(.requested_by) \(.dataset.rows)"' \
@@ -328,13 +328,23 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_output --regexp '--client-token [0-9a-f]{64} '
 }
 
-@test "an instance id that cannot be recorded is a warning: the launch stands" {
+@test "a claim that is killed during the launch: exit code 21, and the new instance is terminated" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --out '{"Instances": [{"InstanceId": "i-0new"}]}' \
+    --before "rm '$(object a-bucket dev/system-state.json)'"
+  aws_plan 'ec2 terminate-instances --instance-ids i-0new *' --out '{}'
+  launch --env dev
+  assert_failure 21
+  assert_regex "$stderr" 'was ended while it was being launched; terminating i-0new'
+}
+
+@test "a run.json that cannot take the instance's id is a warning: the launch stands" {
   plan_checks
   plan_instance
   aws_plan 's3api get-object * --key dev/20*/run.json *' --error AccessDenied
   launch --env dev
   assert_success
-  assert_regex "$stderr" "instance's id could not be recorded"
+  assert_regex "$stderr" 'run.json does not name the instance yet'
   learn_run_id
   assert_json "$(state_now)" .instance_id i-0new
 }
@@ -373,7 +383,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_success
   ours=$(state_now | jq -r .run_id)
   assert_effects "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" "${RUN_FILES[@]}" run-instances \
-    'put-object dev/RUN/run.json if-match' "${UPDATE[@]}"
+    "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
   assert_json "$(run_record_now "$OLD")" .outcome lost
 }
 

@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """One tally a session."""
     seed = config.getoption("--seed", None)
-    tally = Tally(seed if seed is not None else random.randrange(10**6), bool(config.getoption("--full", False)))
+    tally = Tally(
+        seed if seed is not None else random.randrange(10**6), bool(config.getoption("--full", False))
+    )
     config.stash[_TALLY] = tally
 
 
@@ -52,7 +54,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     report = session.config.getoption("--report", None)
     tally = session.config.stash.get(_TALLY, None)
     if report is not None and tally is not None and exitstatus == 0:
-        command = "python -m pytest " + " ".join(word for word in sys.argv[1:] if not word.startswith("--report"))
+        command = "python -m pytest " + " ".join(
+            word for word in sys.argv[1:] if not word.startswith("--report")
+        )
         report.write_text(tally.markdown(command, time.monotonic() - _STARTED))
 
 

@@ -37,9 +37,11 @@ def contend(lab: Lab, count: int) -> None:
     with lab.proxy() as proxy:
         proxy.hold(_reads_state, once=False)
         launches = [lab.launch(url=proxy.url) for _ in range(count)]
-        for _ in range(count):
-            assert proxy.wait_held(120) is not None
+        held = [proxy.wait_held(120) for _ in range(count)]
         proxy.release_all()
+        for one in held:
+            assert one is not None
+            one.release()
         ends = [launch.wait(240) for launch in launches]
     winners = [end for end in ends if end.status == 0]
     refused = [end for end in ends if end.status == ExitCode.HELD]
@@ -50,6 +52,18 @@ def contend(lab: Lab, count: int) -> None:
     assert list(lab.instances().values()) == [run_id]
     assert lab.run_ids() == {run_id}
     assert lab.staged() == []
+
+
+def test_a_failed_claim_of_the_same_second_is_no_claim(lab: Lab, tally: Tally) -> None:
+    """Run ids count seconds: who fails to claim must not give the winner's claim back as its own."""
+    body = lab.claim(RUN)
+    loser = json.dumps(body | {"control": body["control"] | {"writer": "1" * 16}})
+    quick = '_backoff_seconds() { echo 0; }; AWS_MAX_ATTEMPTS=1 atomic_write_state "$@"'
+    with lab.proxy(lambda request: "500" if request.operation.name == "CopyObject" else None) as proxy:
+        end = lab.bash(quick, lab.bucket, ENVIRONMENT, loser, "", url=proxy.url).wait()
+    assert end.status == ExitCode.STATE_CONFLICT, end
+    assert lab.state() == body
+    tally.count("failed claim beside a winner of the same second", "lost, nothing given back")
 
 
 def _reads_state(request: Request) -> bool:
@@ -85,7 +99,7 @@ class Beat:
 def beat(lab: Lab, url: str) -> Beat:
     """Start a heartbeat of the run that holds the environment."""
     done = Beat()
-    client, bucket = lab._aws_by(url).s3, lab.bucket
+    client, bucket = lab.s3_by(url), lab.bucket
     heart = Heartbeat(
         lambda: StateStore(client, bucket, ENVIRONMENT),
         RUN,
@@ -94,7 +108,7 @@ def beat(lab: Lab, url: str) -> Beat:
         on_lost=done.lost.append,
         log=done.log.append,
     )
-    heart.stop()  # one beat, without the pause: a stopped heart beats once at its start and once more at its end
+    heart.stop()  # no pause: a stopped heart beats once at its start and once at its end
     done.thread = heart._thread
     heart.start(7)
     return done
@@ -142,9 +156,7 @@ def race(lab: Lab, actors: list[Actor], order: tuple[int, ...]) -> list[Running 
         for proxy in proxies:
             proxy.hold(publishes)
         running = [actor(lab, proxy.url) for actor, proxy in zip(actors, proxies, strict=True)]
-        held = [
-            proxy.wait_held(60, unless=one.over) for proxy, one in zip(proxies, running, strict=True)
-        ]
+        held = [proxy.wait_held(60, unless=one.over) for proxy, one in zip(proxies, running, strict=True)]
         for index in order:
             waiting, proxy = held[index], proxies[index]
             if waiting is not None:
@@ -161,9 +173,7 @@ def _await_effect(proxy: FaultProxy, request: Request, running: Running | Beat) 
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
-def test_a_heartbeat_does_not_undo_a_kill(
-    lab: Lab, tally: Tally, full: bool, order: tuple[int, ...]
-) -> None:
+def test_a_heartbeat_does_not_undo_a_kill(lab: Lab, tally: Tally, full: bool, order: tuple[int, ...]) -> None:
     for killer in [bash_move("killed", "step_8")] + ([kill] if full else []):
         lab.clear()
         lab.claim(RUN, status="training", instance_id=lab.machine(RUN))
@@ -209,12 +219,14 @@ def test_two_kills_end_it_once(lab: Lab, tally: Tally, full: bool) -> None:
 def test_a_launch_beside_a_cleanup(lab: Lab, tally: Tally, order: tuple[int, ...]) -> None:
     """The old run's machine is gone; its last act is still under way when the new launch comes."""
     lab.claim(RUN, status="cleanup", instance_id="i-0123456789abcdef0")
-    cleanup, launched = race(lab, [bash_delete, launch], order)
+    launched = race(lab, [bash_delete, launch], order)[1]
     end = launched.wait()
     assert end is not None and end.status in (0, ExitCode.HELD), end
     left = lab.state()
     if end.status == 0:
-        assert left is not None and left["run_id"] == json.loads(end.stdout)["run_id"], "it was deleted by the old"
+        assert left is not None and left["run_id"] == json.loads(end.stdout)["run_id"], (
+            "it was deleted by the old"
+        )
         assert list(lab.instances().values()) == [left["run_id"]]
     else:
         assert left is None and lab.instances() == {}

@@ -1,8 +1,11 @@
-"""Programs stopped with SIGKILL between two AWS calls: nothing is owned twice, and nothing is left for ever."""
+"""Programs stopped with SIGKILL between two AWS calls: nothing is owned twice, nothing is left for ever."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from tools.crash import Point, Start, count_requests, crash, points
@@ -47,7 +50,7 @@ def kill(lab: Lab, url: str) -> Running:
 
 
 def reap_ends_it(lab: Lab) -> None:
-    """What must hold after any crash: one owner at most, and after `reap` nothing without one, then nothing."""
+    """What holds after any crash: one owner at most; after `reap` nothing without one, at last nothing."""
     live = lab.instances()
     assert len(live) <= 1, f"{len(live)} instances of one environment: {live}"
     code, said = lab.reap(later=SOON)
@@ -79,28 +82,38 @@ def next_launch_is_accepted(lab: Lab) -> None:
 
 # -- the launcher ---------------------------------------------------------------------------------------
 
-LAUNCHER_POINTS = (Point(10, True), Point(14, True))
+CLAIMED, STARTED = Point("CopyObject state", True), Point("RunInstances", True)
+"""The launcher has published its claim; EC2 has started its instance."""
 
 
 def test_a_launcher_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
-    where = list(points(len(count_requests(lab, launch)))) if full else LAUNCHER_POINTS
+    where = list(points(len(count_requests(lab, launch)))) if full else [STARTED]
     for point in where:
         lab.clear()
         operation = crash(lab, launch, point)
         assert operation is not None, point
-        claimed = (lab.state() or {}).get("run_id")
+        claimed = lab.state() is not None
         reap_ends_it(lab)
         outcomes = records_tell(lab)
-        assert claimed is None or claimed in lab.run_ids(), f"{point} ({operation}): no record of {claimed}"
         if full:
             next_launch_is_accepted(lab)
-        tally.count("launcher killed", " ".join(outcomes) or "no trace")
+        untold = "freed before it had a record" if claimed else "no trace"
+        tally.count("launcher killed", " ".join(outcomes) or untold)
         lab.history.check()
+
+
+@pytest.mark.xfail(strict=True, reason="a run gets its run.json only after its claim; reap makes none up")
+def test_a_launcher_that_is_killed_before_its_record(lab: Lab) -> None:
+    crash(lab, launch, CLAIMED)
+    claimed = lab.state()
+    assert claimed is not None
+    reap_ends_it(lab)
+    assert claimed["run_id"] in lab.run_ids()
 
 
 def test_a_launch_after_a_launcher_that_was_killed(lab: Lab, tally: Tally, full: bool) -> None:
     """Without a reap: what is proven gone is taken over, what runs is named, and `kill` frees it."""
-    where = list(points(len(count_requests(lab, launch)))) if full else LAUNCHER_POINTS[:1]
+    where = list(points(len(count_requests(lab, launch)))) if full else [CLAIMED]
     for point in where:
         lab.clear()
         crash(lab, launch, point)
@@ -124,15 +137,19 @@ def test_a_launch_after_a_launcher_that_was_killed(lab: Lab, tally: Tally, full:
 # -- the writers ----------------------------------------------------------------------------------------
 
 
+PUBLISHED = Point(3, True)
+"""Read, stage, publish, drop."""
+
+
 @pytest.mark.parametrize("writer", [bash_writer, python_writer], ids=["bash", "python"])
 def test_a_state_writer_that_is_killed(lab: Lab, tally: Tally, full: bool, writer: Start) -> None:
     """The file is what it was or what was written, whole; the next writer goes on from there."""
-    for point in points(4) if full else (Point(3, False), Point(3, True)):
+    for point in points(4) if full else (Point(3, False), PUBLISHED):
         lab.clear()
         before = lab.claim(RUN, instance_id=lab.machine(RUN))
         assert crash(lab, writer, point) is not None
         state = lab.state()
-        landed = point.number > 3 or (point.number == 3 and point.after_effect)
+        landed = point in (PUBLISHED, Point(4, False), Point(4, True))
         assert state is not None
         assert state["status"] == ("data_sync" if landed else "initialization"), point
         assert state["control"]["revision"] == before["control"]["revision"] + landed
@@ -143,6 +160,33 @@ def test_a_state_writer_that_is_killed(lab: Lab, tally: Tally, full: bool, write
         code, _ = lab.reap(later=timedelta(hours=2))
         assert code == ExitCode.OK and lab.staged() == []
         tally.count("state writer killed", "new state" if landed else "old state")
+
+
+def wrapper(lab: Lab, url: str) -> Running:
+    """The training wrapper with a command that takes its time, as if on an instance."""
+    folder = Path(tempfile.mkdtemp(dir=lab.folder))
+    config = {"run_id": RUN, "environment": ENVIRONMENT, "trainer": "command", "accelerator": "cpu"}
+    (folder / "config.yaml").write_text(
+        json.dumps(config | {"command": ["sleep", "60"], "heartbeat_seconds": 1})
+    )
+    python, script = REPOSITORY / ".venv/bin/python", REPOSITORY / "python/training_wrapper.py"
+    places = ("--config", folder / "config.yaml", "--data", folder, "--output", folder / "output")
+    run = ("--bucket", lab.bucket, "--env", ENVIRONMENT, "--run-id", RUN)
+    return lab.start([str(word) for word in (python, script, *places, *run)], url)
+
+
+def test_a_wrapper_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
+    """The state stays whole and at training; reap ends the machine."""
+    for point in points(8) if full else [Point(3, True)]:
+        lab.clear()
+        lab.claim(RUN, status="training", instance_id=lab.machine(RUN))
+        assert crash(lab, wrapper, point) is not None
+        state = lab.state()
+        assert state is not None and (state["run_id"], state["status"]) == (RUN, "training")
+        reap_ends_it(lab)
+        assert records_tell(lab) == ["lost"]
+        tally.count("wrapper killed, alone", "lost")
+        lab.history.check()
 
 
 def test_a_kill_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:

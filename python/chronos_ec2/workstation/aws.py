@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from chronos_ec2.errors import LocalCloudDown, NoCredentials, NotDeployed
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
@@ -32,9 +34,28 @@ def embedded_endpoint(home: Path) -> str:
         LocalCloudDown: it has not been started.
     """
     try:
-        return str(json.loads((home / "endpoint.json").read_text())["endpoint_url"])
+        url = str(json.loads((home / "endpoint.json").read_text())["endpoint_url"])
+        address = urlsplit(url)
+        # The file outlives a server that was killed.
+        socket.create_connection((address.hostname, address.port), timeout=2).close()
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise LocalCloudDown("the embedded AWS is not running: start it with invoke local.start") from error
+    return url
+
+
+def embedded_aws_is_up() -> bool:
+    """Whether the embedded AWS runs."""
+    try:
+        embedded_endpoint(local_home())
+    except LocalCloudDown:
+        return False
+    return True
+
+
+def without_proxy(variables: Mapping[str, str]) -> str:
+    """The value of NO_PROXY that keeps what it held and adds this machine."""
+    held = variables.get("NO_PROXY") or variables.get("no_proxy") or ""
+    return ",".join([*filter(None, held.split(",")), "127.0.0.1", "localhost"])
 
 
 def aws_variables(settings: Settings, variables: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -55,6 +76,7 @@ def aws_variables(settings: Settings, variables: Mapping[str, str] = os.environ)
     if settings.embedded:
         found["AWS_ENDPOINT_URL"] = embedded_endpoint(local_home(variables))
         found["AWS_ACCESS_KEY_ID"] = found["AWS_SECRET_ACCESS_KEY"] = "test"
+        found["NO_PROXY"] = found["no_proxy"] = without_proxy(variables)
     return found
 
 
@@ -85,7 +107,7 @@ class Aws:
         """A client with bounded time-outs and the standard retries."""
         from botocore.config import Config
 
-        endpoint = {}
+        endpoint: dict[str, Any] = {}
         if self.settings.embedded:
             variables = aws_variables(self.settings)
             endpoint = {
@@ -98,6 +120,7 @@ class Aws:
             read_timeout=30,
             retries={"mode": "standard", "max_attempts": 4},
             max_pool_connections=40,
+            proxies={} if self.settings.embedded else None,
         )
         return self.session.client(service, config=config, **endpoint)  # type: ignore[call-overload]
 

@@ -15,6 +15,7 @@ from chronos_ec2.workstation.aws import aws_variables, local_home
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
 from chronos_ec2.workstation.toolchain import node_bin, node_program, path_with_tools
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _NOT_FOR_EMBEDDED = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 
@@ -30,9 +31,10 @@ def aws_environment(settings: Settings) -> dict[str, str]:
         LocalCloudDown: the environment is the embedded AWS, and that is not running.
     """
     variables = base_environment()
-    if settings.embedded:
-        for name in _NOT_FOR_EMBEDDED:
-            variables.pop(name, None)
+    # Keys in the environment beat a profile in the AWS CLI and lose to it in boto3: two accounts at once.
+    unwanted = _NOT_FOR_EMBEDDED if settings.embedded else _KEYS if settings.aws_profile else ()
+    for name in unwanted:
+        variables.pop(name, None)
     return {**variables, **aws_variables(settings)}
 
 

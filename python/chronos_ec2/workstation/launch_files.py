@@ -117,7 +117,9 @@ def run_record(
         "git": git_facts(REPOSITORY),
         "ami": facts["ami"],
         "instance": {"id": None, "type": settings.instance_type, "market": "on-demand"},
-        "client_token": client_token(facts["run_id"], settings.instance_type, facts["subnet_id"]),
+        "client_token": client_token(
+            settings.environment, facts["run_id"], settings.instance_type, facts["subnet_id"]
+        ),
         "deadline": to_text(deadline),
         "scripts_sha256": facts["scripts_sha256"],
         "environment_archive": {
@@ -140,9 +142,14 @@ def run_record(
     }
 
 
-def client_token(run_id: str, instance_type: str, subnet_id: str, market: str = "on-demand") -> str:
-    """RunInstances' idempotency token, the same for the same run and pool (64 ASCII characters at most)."""
-    pool = "|".join((run_id, instance_type, subnet_id, market))
+def client_token(
+    environment: str, run_id: str, instance_type: str, subnet_id: str, market: str = "on-demand"
+) -> str:
+    """RunInstances' idempotency token, the same for the same run and pool (64 ASCII characters at most).
+
+    Two environments may launch in the same second, so a run id alone does not tell their runs apart.
+    """
+    pool = "|".join((environment, run_id, instance_type, subnet_id, market))
     return hashlib.sha256(pool.encode()).hexdigest()
 
 

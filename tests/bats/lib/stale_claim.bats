@@ -46,10 +46,18 @@ claim_without_instance() {
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'lost step_7 null'
 }
 
-@test "a claim whose instance EC2 does not know is taken over" {
+@test "an old claim whose instance EC2 does not know is taken over" {
   aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound
   run --separate-stderr -0 take_over
   assert_json "$(state_now)" .run_id "$NEW"
+}
+
+@test "a young claim whose instance EC2 does not know yet is held: exit code 12" {
+  put_object a-bucket dev/system-state.json \
+    "$(state_body initialization launch "$OLD" | sed "s/\"last_update\":\"[^\"]*\"/\"last_update\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\"/")"
+  aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound
+  run --separate-stderr -12 take_over
+  assert_effects
 }
 
 @test "a claim whose instance lives is not taken over: exit code 12, and the holder is named" {

@@ -1,1 +1,1 @@
-"""What the fault proofs are made with: fast programs, a proxy that breaks answers, an embedded AWS to break."""
+"""What the fault proofs are made with: fast programs, a proxy that breaks answers, an embedded AWS."""

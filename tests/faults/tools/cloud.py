@@ -84,10 +84,10 @@ def stop_cloud(home: Path) -> None:
     control.stop(home)
 
 
-def local_aws(home: Path, **overrides: object) -> Aws:
+def local_aws(home: Path) -> Aws:
     """Clients of the embedded AWS (or of the proxy) that a home names."""
     os.environ["CHRONOS_LOCAL_HOME"] = str(home)
-    return Aws(load_settings("local", overrides, variables={}))
+    return Aws(load_settings("local", variables={}))
 
 
 def furnish(aws: Aws, python: str, folder: Path) -> None:
@@ -128,7 +128,13 @@ esac
         archive.addfile(entry, io.BytesIO(program))
     body = packed.getvalue()
     digest = hashlib.sha256(body).hexdigest()
-    manifest = {"archive": _ARCHIVE, "sha256": digest, "bytes": len(body), "python": "3.11", "requirements": []}
+    manifest = {
+        "archive": _ARCHIVE,
+        "sha256": digest,
+        "bytes": len(body),
+        "python": "3.11",
+        "requirements": [],
+    }
     prefix = "cached-datasets/python-env/"
     aws.s3.put_object(Bucket=aws.bucket, Key=prefix + _ARCHIVE, Body=body)
     aws.s3.put_object(Bucket=aws.bucket, Key=f"{prefix}MANIFEST.json", Body=json.dumps(manifest).encode())

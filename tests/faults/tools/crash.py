@@ -1,10 +1,11 @@
-"""Stop a program with SIGKILL at its N-th request, before the request takes effect or before its answer comes."""
+"""Stop a program with SIGKILL at its N-th request, before it takes effect or before its answer comes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tools.fault_proxy import Request
 from tools.lab import Lab
 from tools.naming import Operation
 from tools.programs import Running
@@ -14,13 +15,17 @@ Start = Callable[[Lab, str], Running]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where a program is stopped."""
+    """Where a program is stopped: at its N-th request, or at the first of an operation."""
 
-    number: int
+    where: int | str
     after_effect: bool
 
     def __str__(self) -> str:
-        return f"{'after' if self.after_effect else 'before'} request {self.number}"
+        return f"{'after' if self.after_effect else 'before'} request {self.where}"
+
+    def match(self, request: Request) -> bool:
+        """Whether a request is the one."""
+        return self.where in (request.number, str(request.operation))
 
 
 def points(count: int) -> Iterator[Point]:
@@ -37,7 +42,7 @@ def crash(lab: Lab, start: Start, point: Point) -> Operation | None:
         The operation at which it was stopped; None when it ended before it got there.
     """
     with lab.proxy() as proxy:
-        proxy.hold(proxy.number(point.number), after_effect=point.after_effect)
+        proxy.hold(point.match, after_effect=point.after_effect)
         running = start(lab, proxy.url)
         held = proxy.wait_held(60, unless=running.over)
         running.kill()

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from chronos_ec2.local_cloud import guest, server
+from chronos_ec2.local_cloud import disk, guest, server
 
 
 def main(home: str, port: str) -> int:
     """Serve until stopped, as `chronos_ec2.local_cloud.server` does."""
-    environment, command = guest.guest_environment, guest.user_data_command
+    environment, command = guest.guest_environment, disk.user_data_command
     endpoint, asleep = Path(home) / "guest-endpoint", Path(home) / "asleep"
 
-    def guest_environment(*words: Any) -> dict[str, str]:
-        found = environment(*words)
+    def guest_environment(place: Path, hardware: guest.Hardware, metadata_url: str) -> dict[str, str]:
+        found = environment(place, hardware, metadata_url)
         return found | {"AWS_ENDPOINT_URL": endpoint.read_text()} if endpoint.exists() else found
 
-    def user_data_command(disk: Path) -> list[str]:
-        return [] if asleep.exists() else command(disk)
+    def user_data_command(place: Path) -> list[str]:
+        return [] if asleep.exists() else command(place)
 
-    guest.guest_environment = guest_environment
-    guest.user_data_command = user_data_command
+    setattr(guest, "guest_environment", guest_environment)  # noqa: B010
+    setattr(guest, "user_data_command", user_data_command)  # noqa: B010
     return server.main([home, port])
 
 

@@ -1,7 +1,7 @@
-"""Every state that was published, put together from the requests that the proxies saw; and what must hold of it.
+"""Every state that was published, put together from the requests that the proxies saw; and what must hold.
 
-Each write names the ETag it replaces, so the order needs no clock: the writes form a chain. A fork in it would be
-two winners, a write without a predecessor a plain overwrite.
+Each write names the ETag it replaces, so the order needs no clock: the writes form a chain. A fork in it
+would be two winners, a write without a predecessor a plain overwrite.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ class History:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._staged: dict[str, bytes] = {}
-        self.states: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, dict[str, Any] | None] = {}
         self.writes: list[tuple[str | None, str]] = []
         self.deletions: list[str | None] = []
 
     def begin(self, body: bytes) -> None:
-        """A state that a test has put there."""
+        """What a test has put there; it may be no state at all."""
         etag = _etag(body)
-        self.states[etag] = json.loads(body)
+        try:
+            self.states[etag] = json.loads(body)
+        except ValueError:
+            self.states[etag] = None
         self.writes.append((None, etag))
 
     def see(self, request: Request, status: int) -> None:
@@ -70,8 +73,8 @@ class History:
                 self._check_step(self.states[before], self.states[after])
         return len(self.writes)
 
-    def _check_step(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        if old["run_id"] != new["run_id"] or new["control"]["revision"] == 1:
+    def _check_step(self, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        if old is None or new is None or old["run_id"] != new["run_id"] or new["control"]["revision"] == 1:
             return  # a claim that was taken over begins anew
         assert new["control"]["revision"] == old["control"]["revision"] + 1, (old, new)
         assert new["control"]["writer"] != old["control"]["writer"]

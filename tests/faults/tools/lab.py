@@ -16,10 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.reap import Reaper, reap
@@ -29,6 +30,7 @@ from tools.cloud import furnish, local_aws, start_cloud, stop_cloud
 from tools.fault_proxy import Fault, FaultProxy
 from tools.history import History
 from tools.programs import Prefork, Running
+from tools.scenes import record_body, state_body
 
 ENVIRONMENT: Final = "local"
 STATE_KEY: Final = f"{ENVIRONMENT}/system-state.json"
@@ -177,7 +179,7 @@ class Lab:
     def reap(self, *, later: timedelta = LATER, url: str | None = None) -> tuple[ExitCode, str]:
         """`invoke reap --yes` as if run later; its exit code and what it said."""
         out = io.StringIO()
-        aws = self._aws_by(url)
+        aws = self.aws_by(url)
         reaper = Reaper(
             aws.s3,
             aws.ec2,
@@ -195,7 +197,7 @@ class Lab:
     def watch_once(self, *, later: timedelta = timedelta(0), url: str | None = None) -> dict[str, Any]:
         """`invoke watch --once --json`; the object, with the exit code under `exit_code`."""
         out = io.StringIO()
-        aws = self._aws_by(url)
+        aws = self.aws_by(url)
         code = watch(
             aws.s3,
             aws.ec2,
@@ -211,7 +213,14 @@ class Lab:
         shown: dict[str, Any] = json.loads(out.getvalue())
         return shown | {"exit_code": int(code)}
 
-    def _aws_by(self, url: str | None) -> Aws:
+    def s3_by(self, url: str) -> Any:
+        """An S3 client by a proxy, with a single try a call, as the instance's heartbeat has it."""
+        config = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1})
+        return self.aws.session.client(
+            "s3", endpoint_url=url, config=config, aws_access_key_id="test", aws_secret_access_key="test"
+        )
+
+    def aws_by(self, url: str | None) -> Aws:
         """Clients by a proxy: a home of its own names the proxy as the endpoint."""
         if url is None:
             return self.aws
@@ -239,32 +248,11 @@ class Lab:
         heard: datetime | None = None,
     ) -> dict[str, Any]:
         """A valid state file and run record, as a launch leaves them; the state's body."""
-        now = utc_now()
-        body = {
-            "run_id": run_id,
-            "environment": ENVIRONMENT,
-            "status": status,
-            "current_step": "launch" if status == "initialization" else status,
-            "instance_id": instance_id,
-            "instance_type": "t3.medium",
-            "s3_prefix": f"s3://{self.bucket}/{ENVIRONMENT}/{run_id}/",
-            "timestamps": {"start": to_text(heard or now), "last_update": to_text(heard or now)},
-            "training_config": {"prediction_length": 64, "context_length": 512},
-            "error_message": None,
-            "pid": None,
-            "control": {
-                "revision": 1,
-                "writer": secrets.token_hex(8),
-                "deadline": to_text(now + timedelta(minutes=30)),
-                "attempt": 1,
-            },
-        }
+        body = state_body(self.bucket, ENVIRONMENT, run_id, status, instance_id, heard or utc_now())
         text = json.dumps(body).encode()
         self.put_state(text)
         self.history.begin(text)
-        record = {"schema_version": 1, "run_id": run_id, "environment": ENVIRONMENT, "ended_at": None}
-        record |= {"started_at": to_text(heard or now), "outcome": None, "failed_step": None, "error": None}
-        record |= {"exit_code": None, "phases": [], "instance": {"id": instance_id}, "metrics": None}
+        record = record_body(ENVIRONMENT, run_id, instance_id, heard or utc_now())
         self.aws.s3.put_object(
             Bucket=self.bucket, Key=f"{ENVIRONMENT}/{run_id}/run.json", Body=json.dumps(record).encode()
         )
@@ -297,9 +285,12 @@ class Lab:
             pages = self.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             keys = [{"Key": item["Key"]} for page in pages for item in page.get("Contents", [])]
             for start in range(0, len(keys), 1000):
-                self.aws.s3.delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": keys[start : start + 1000]}
-                )
-        end = time.monotonic() + 20
-        while self.instances([*LIVE, "shutting-down"]) and time.monotonic() < end:
+                self.aws.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys[start : start + 1000]})
+        self.wait_for_no_instance()
+
+    def wait_for_no_instance(self, seconds: float = 20) -> None:
+        """Wait until EC2 calls every instance terminated."""
+        end = time.monotonic() + seconds
+        while left := self.instances([*LIVE, "shutting-down"]):
+            assert time.monotonic() < end, f"still there: {left}"
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What an HTTP request to AWS is: the service's operation and, for S3, which of the project's objects it is on."""
+"""What a request to AWS is: the service's operation and, for S3, which of the project's objects it is on."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
 """Hands one call over to the prefork server: `prefork_client.py SOCKET PROGRAM ARGUMENTS...`.
 
-Run with `python -I -S`; it imports nothing but built-in modules, because its start is the whole cost of a call.
+Run with `python -I -S`; it imports nothing but built-in modules, because its start is most of a call's cost.
 Sends the environment, folder and arguments with the three standard streams, and exits as the call does.
 """
 
+import _socket
 import posix
 import sys
 
-import _socket
 
-
-def main():
+def main() -> None:
     """Send the call, wait for its exit status."""
     environ = b"\x00".join(name + b"=" + value for name, value in posix.environ.items())
     words = b"\x00".join(word.encode("utf-8", "surrogateescape") for word in sys.argv[2:])

@@ -1,4 +1,4 @@
-"""Runs `aws` and `python -m MODULE` calls without their start-up: everything is imported once, a call is a fork.
+"""Runs `aws` and `python -m MODULE` calls without their start-up: all is imported once, a call is a fork.
 
 The code that runs is the real awscli and the real modules, over real HTTP; only the imports, the AWS CLI's
 driver and the service models are made before the first call. A call ends when its client does: the fork dies
@@ -120,7 +120,7 @@ def _status_of(run: Callable[[], Any]) -> int:
 
 
 def _driver(loader: Any | None) -> Any:
-    import awscli.clidriver as cli
+    import awscli.clidriver as cli  # type: ignore[import-untyped]
     import botocore.session
 
     session = botocore.session.Session(cli.EnvironmentVariables)
@@ -134,7 +134,7 @@ def _driver(loader: Any | None) -> Any:
 
 
 def _warm_aws() -> Any:
-    """Make one driver, and with it clients of the services, so that their models are in the loader's cache."""
+    """Make one driver and clients of the services, so that their models are in the loader's cache."""
     driver = _driver(None)
     driver._get_command_table()
     for service in SERVICES:

@@ -1,4 +1,4 @@
-"""The fast `aws` and `python` for PATH, and scripts run in sessions of their own so that they can be killed whole."""
+"""The fast `aws` and `python` for PATH, and programs in sessions of their own that can be killed whole."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Running:
     """A program in a session of its own, its output in files."""
 
     def __init__(self, argv: list[str], env: Mapping[str, str], cwd: Path) -> None:
-        self._files: list[IO[bytes]] = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]
+        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self._ended: Ended | None = None
         out, err = self._files
         self._process = subprocess.Popen(

@@ -36,8 +36,8 @@ class Tally:
             for proof, outcomes in self._cases.items()
         ]
         head = (
-            f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}` (seed {self.seed}) in {seconds / 60:.0f} minutes. "
-            "Every case held; a case that had not would have ended the run."
+            f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}` (seed {self.seed}) "
+            f"in {seconds / 60:.0f} minutes. Every case held; a case that had not would have ended the run."
         )
         return "\n".join(
             ["# Fault proofs", "", head, "", "| proof | cases | how they ended |", "|---|---|---|", *rows, ""]

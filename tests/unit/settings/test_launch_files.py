@@ -170,9 +170,9 @@ def test_the_switch_in_the_guest_is_never_set_before_the_deadline(settings: Sett
 
 
 def test_a_token_is_ascii_short_and_the_same_for_the_same_pool() -> None:
-    token = client_token(RUN_ID, "g4dn.2xlarge", "subnet-1")
+    token = client_token("dev", RUN_ID, "g4dn.2xlarge", "subnet-1")
     assert re.fullmatch("[!-~]{1,64}", token)
-    assert token == client_token(RUN_ID, "g4dn.2xlarge", "subnet-1")
+    assert token == client_token("dev", RUN_ID, "g4dn.2xlarge", "subnet-1")
 
 
 def test_another_run_or_another_pool_has_another_token() -> None:
@@ -187,7 +187,7 @@ def test_another_run_or_another_pool_has_another_token() -> None:
 
 def test_the_record_holds_the_token_of_its_pool(settings: Settings) -> None:
     record = run_record(settings, FACTS, NOW, NOW)
-    assert record["client_token"] == client_token(RUN_ID, "g4dn.2xlarge", "subnet-1")
+    assert record["client_token"] == client_token("dev", RUN_ID, "g4dn.2xlarge", "subnet-1")
 
 
 # -- git ----------------------------------------------------------------------------------------------

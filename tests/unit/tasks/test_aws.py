@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -191,9 +192,13 @@ def test_the_embedded_aws_asks_for_no_profile_and_no_credentials_of_the_user(
 
 
 def test_clients_have_time_outs_a_region_and_the_endpoint(embedded: Callable[[str], Aws]) -> None:
-    aws = embedded("http://127.0.0.1:9")
-    for client in (aws.s3, aws.ec2):
-        assert client.meta.endpoint_url == "http://127.0.0.1:9"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        aws = embedded(url)
+        clients = (aws.s3, aws.ec2)
+    for client in clients:
+        assert client.meta.endpoint_url == url
+        assert client.meta.config.proxies == {}
         assert client.meta.region_name == "us-east-1"
         assert client.meta.config.connect_timeout <= 10
         assert client.meta.config.read_timeout <= 60

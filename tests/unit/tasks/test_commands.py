@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,8 @@ def test_the_embedded_aws_is_reached_whatever_the_shell_says(
     local: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded_at(tmp_path / "home")
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: socket.socket())
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, "the user's own")
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
@@ -95,6 +98,7 @@ def test_the_embedded_aws_is_reached_whatever_the_shell_says(
     found = commands.aws_environment(local)
     assert "the user's own" not in {value for name, value in found.items() if name.startswith("AWS_")}
     assert found["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4566"
+    assert found["NO_PROXY"] == found["no_proxy"] == "intranet.example,127.0.0.1,localhost"
     assert found["AWS_ACCESS_KEY_ID"] == found["AWS_SECRET_ACCESS_KEY"] == "test"
     assert found["AWS_REGION"] == found["AWS_DEFAULT_REGION"] == "us-east-1"
 
@@ -105,7 +109,16 @@ def test_real_aws_keeps_the_users_credentials(dev: Settings, monkeypatch: pytest
     found = commands.aws_environment(dev)
     assert (found["AWS_SESSION_TOKEN"], found["AWS_PROFILE"]) == ("mine", "mine")
     assert "AWS_ENDPOINT_URL" not in found
-    assert commands.aws_environment(dataclasses.replace(dev, aws_profile="team"))["AWS_PROFILE"] == "team"
+
+
+def test_a_profile_of_the_settings_takes_the_keys_out_of_the_way(
+    dev: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "another account's")
+    found = commands.aws_environment(dataclasses.replace(dev, aws_profile="team"))
+    assert found["AWS_PROFILE"] == "team"
+    assert "another account's" not in found.values()
 
 
 def test_the_embedded_aws_that_is_down_is_told(local: Settings) -> None:

@@ -231,7 +231,10 @@ def test_deploy_is_the_direct_cdk_deploy(tasks: ModuleType, ran: Ran) -> None:
     assert ran.argvs == [commands.cdk_command(dev, ["dev", "prod"], "deploy", *flags)]
 
 
-def test_destroy_asks_unless_told_not_to(tasks: ModuleType, ran: Ran) -> None:
+def test_destroy_asks_unless_told_not_to(
+    tasks: ModuleType, ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chronos_ec2.workstation.destruction.refuse_while_running", lambda *_: None)
     tasks.destroy(Context(), env="dev")
     tasks.destroy(Context(), env="dev", yes=True)
     assert ["--force" in argv for argv in ran.argvs] == [False, True]
@@ -287,7 +290,7 @@ def test_lint_checks_every_shell_file_and_can_mend(tasks: ModuleType, ran: Ran) 
 def test_test_runs_every_check(tasks: ModuleType, ran: Ran) -> None:
     tasks.test_all(Context())
     said = "\n".join(ran.lines)
-    for word in ("shellcheck", "shfmt", "ruff check", "ruff format", "mypy", "bats/bin/bats", "pytest tests"):
+    for word in ("shellcheck", "shfmt", "ruff check", "ruff format", "mypy", "bats/run.sh", "pytest tests"):
         assert word in said
 
 

@@ -1,0 +1,171 @@
+"""The bootstrap, and the wrapper under it, stopped with SIGKILL at any request of their instance."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from test_crash import next_launch_is_accepted, reap_ends_it, records_tell
+from tools.crash import points
+from tools.fault_proxy import Held, Match, Request
+from tools.lab import Lab
+from tools.tally import Tally
+
+Find = Callable[[Path], list[int]]
+MOST_REQUESTS = 120
+"""More than an instance makes in a run that trains nothing; the sweep ends where the run does."""
+
+
+def processes(disk: Path, program: str) -> list[int]:
+    """Processes of a guest that run a program, oldest first."""
+    needle, name, found = f"CHRONOS_ROOT={disk}".encode(), program.encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\x00")
+            if needle in (process / "environ").read_bytes() and any(
+                word.endswith(name) for word in words[:3]
+            ):
+                found.append(int(process.name))
+    return sorted(found)
+
+
+def bootstrap(disk: Path) -> list[int]:
+    """The bootstrap itself, without what it runs beside it; the user data that waits for it lives."""
+    found = processes(disk, "/bootstrap.sh")
+    return [pid for pid in found if parent(pid) not in found]
+
+
+def boot_scripts(disk: Path) -> list[int]:
+    """The bootstrap and the user data that waits for it: nothing is left that could power the machine off."""
+    return [*processes(disk, "/part-001"), *bootstrap(disk)]
+
+
+def parent(pid: int) -> int:
+    """A process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def wrapper(disk: Path) -> list[int]:
+    """The training wrapper, without its command."""
+    return processes(disk, "/training_wrapper.py")[:1]
+
+
+def since_bootstrap(number: int) -> Match:
+    """Matches the N-th request from the first of bootstrap.sh on, which is a state write."""
+    seen = 0
+
+    def match(request: Request) -> bool:
+        nonlocal seen
+        seen += bool(seen) or str(request.operation) == "PutObject staged"
+        return seen == number
+
+    return match
+
+
+def entering(status: str) -> Match:
+    """Matches the request that stages the state of a phase."""
+    wanted = f'"status":"{status}"'.encode()
+    return lambda request: str(request.operation) == "PutObject staged" and wanted in request.body
+
+
+def run_until(lab: Lab, match: Match, *, after_effect: bool, victim: Find) -> Held | None:
+    """Launch a run, hold one request of its instance, kill the victim there; None if it never came to it."""
+    with lab.proxy() as laptop, lab.proxy() as proxy:
+        lab.put_guests_to_sleep(False, proxy.url)
+        proxy.hold(match, after_effect=after_effect)
+        end = lab.launch("--set", "heartbeat_seconds=1", url=laptop.url).wait()
+        lab.put_guests_to_sleep(True)
+        assert end.status == 0, end.stderr
+        instance = json.loads(end.stdout)["instance_id"]
+        disk = lab.home / "instances" / instance
+        held = proxy.wait_held(120, unless=lambda: not lab.instances())
+        found = victim(disk) if held is not None else []
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        proxy.release_all()
+        if held is not None:
+            held.release()
+        if victim is boot_scripts and found:
+            _let_orphans_end(disk)
+        else:
+            lab.wait_for_no_instance(60)  # who lives cleans up, or powers off
+        return held if found else None
+
+
+def _let_orphans_end(disk: Path) -> None:
+    """What the bootstrap had started goes on for a moment; the machine itself stays, and bills."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end and (processes(disk, "/training_wrapper.py") or processes(disk, "/aws")):
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("victim", [bootstrap, boot_scripts])
+def test_a_bootstrap_that_is_killed(lab: Lab, tally: Tally, full: bool, victim: Find) -> None:
+    """The user data powers off; if that is gone too, the machine bills on until its deadline or reap."""
+    proof = f"{victim.__name__.replace('_', ' ')} killed"
+    if not full:
+        if victim is boot_scripts:
+            pytest.skip("the full form has both")
+        assert run_until(lab, entering("data_sync"), after_effect=False, victim=victim) is not None
+        assert lab.instances() == {}
+        reap_ends_it(lab)
+        assert records_tell(lab) == ["lost"]
+        tally.count(proof, "lost")
+        return
+    for point in points(MOST_REQUESTS):
+        lab.clear()
+        match = since_bootstrap(int(point.where))
+        held = run_until(lab, match, after_effect=point.after_effect, victim=victim)
+        if held is None and not lab.instances() and lab.state() is None:
+            records_end(lab)
+            tally.count(proof, "the run had ended before")
+            break
+        reap_ends_it(lab)
+        outcomes = records_tell(lab)
+        assert len(outcomes) == 1
+        next_launch_is_accepted(lab)
+        tally.count(proof, outcomes[0])
+
+
+def records_end(lab: Lab) -> None:
+    """Every run has an end."""
+    for run_id in lab.run_ids():
+        assert (lab.record(run_id) or {})["outcome"], run_id
+
+
+def of_wrapper(number: int) -> Match:
+    """Matches the N-th request that the wrapper makes: the first of Boto3 once the state says training."""
+    seen, training = 0, False
+
+    def match(request: Request) -> bool:
+        nonlocal seen, training
+        name = str(request.operation)
+        training = training or (name == "PutObject staged" and b'"training"' in request.body)
+        ours = training and "Boto3" in request.headers.get("user-agent", "")
+        seen += ours
+        return ours and seen == number
+
+    return match
+
+
+def test_a_wrapper_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
+    """The bootstrap sees it, records the failure and cleans up: nothing is left, without any reap."""
+    if not full:
+        pytest.skip("the full form stops it at every request of its first two heartbeats")
+    for point in points(8):
+        lab.clear()
+        held = run_until(lab, of_wrapper(int(point.where)), after_effect=point.after_effect, victim=wrapper)
+        assert held is not None, point
+        assert lab.state() is None
+        (run_id,) = lab.run_ids()
+        record = lab.record(run_id)
+        assert record is not None and record["outcome"] == "failed", record
+        assert (record["failed_step"], record["exit_code"]) == ("training", 137), record
+        tally.count("wrapper killed", "failed, cleaned up by the bootstrap")
