@@ -12,7 +12,8 @@
 # Works as well when the state file is missing or corrupt: it finds the instances by their tags.
 # Environment: the AWS variables, CHRONOS_KILL_GRACE_SECONDS, CHRONOS_PYTHON.
 # Exit codes: 0 ended, or there was nothing to end; 1 something still runs; 2 usage; 10 no credentials;
-#   11 not deployed; 15 S3 refuses.
+#   11 not deployed; 15 S3 refuses; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded
+#   AWS is down.
 # Runs on: the laptop. Needs aws, jq and this repository's Python.
 set -Eeuo pipefail
 shopt -s inherit_errexit

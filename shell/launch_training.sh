@@ -10,8 +10,10 @@
 #
 # Environment: the AWS variables (AWS_PROFILE, AWS_ENDPOINT_URL, …), CHRONOS_<SETTING>, CHRONOS_PYTHON.
 # Exit codes: 0 launched; 2 usage; 10 no credentials; 11 not deployed; 12 a run holds the environment;
-#   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded; 26 bad setting.
-# Runs on: the laptop. Needs aws, jq, curl and this repository's Python.
+#   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded;
+#   21 killed while launching; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded AWS
+#   is down; 130, 143 interrupted, the claim given back.
+# Runs on: the laptop. Needs aws, jq and this repository's Python.
 set -Eeuo pipefail
 shopt -s inherit_errexit
 

@@ -23,7 +23,7 @@ class StackSettings:
 
     Attributes:
         environments: Environments whose `{env}/` prefix in the bucket the instances may write.
-        availability_zones: Number of AZs, each with one (free) public subnet; launches try them in turn.
+        availability_zones: Number of AZs, each with one (free) public subnet; launches use the first.
         log_retention_days: Age in days at which logs are deleted.
         glacier_after_days: Age in days at which models move to Glacier.
     """

@@ -46,6 +46,9 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix="faults-"))
         self.home = self.folder / "cloud"
         self.history = History()
+        # Bash reads a script as it goes: what is proven is the scripts as they were when the proof began.
+        self.shell = shutil.copytree(REPOSITORY / "shell", self.folder / "repository" / "shell")
+        (self.folder / "repository" / "python").symlink_to(REPOSITORY / "python")
         self.programs = Prefork(self.folder / "p")
         try:
             self.url = start_cloud(self.home)
@@ -112,20 +115,20 @@ class Lab:
 
     def launch(self, *words: str, url: str | None = None) -> Running:
         """Start a launch of a run that trains nothing."""
-        script = str(REPOSITORY / "shell" / "launch_training.sh")
+        script = str(self.shell / "launch_training.sh")
         trainer = ("--set", "trainer=command", "--set", 'command=["true"]')
         return self.start([script, "--env", ENVIRONMENT, "--json", *trainer, *words], url)
 
     def kill(self, *words: str, url: str | None = None) -> Running:
         """Start a kill."""
-        script = str(REPOSITORY / "shell" / "kill_training.sh")
+        script = str(self.shell / "kill_training.sh")
         return self.start(
             [script, "--env", ENVIRONMENT, "--yes", *words], url, CHRONOS_KILL_GRACE_SECONDS="1"
         )
 
     def bash(self, line: str, *words: str, url: str | None = None) -> Running:
         """Start a line of Bash with the state library sourced."""
-        library = REPOSITORY / "shell" / "lib"
+        library = self.shell / "lib"
         head = f"set -Eeuo pipefail; source {library}/workstation.sh; source {library}/companions.sh; "
         return self.start(["bash", "-c", head + line, "bash", *words], url, AWS_MAX_ATTEMPTS="3")
 
