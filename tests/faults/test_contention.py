@@ -218,7 +218,10 @@ def test_two_kills_end_it_once(lab: Lab, tally: Tally, full: bool) -> None:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
 def test_a_launch_beside_a_cleanup(lab: Lab, tally: Tally, order: tuple[int, ...]) -> None:
     """The old run's machine is gone; its last act is still under way when the new launch comes."""
-    lab.claim(RUN, status="cleanup", instance_id="i-0123456789abcdef0")
+    instance = lab.machine(RUN)
+    lab.claim(RUN, status="cleanup", instance_id=instance)
+    lab.aws.ec2.terminate_instances(InstanceIds=[instance])
+    lab.wait_for_no_instance()
     launched = race(lab, [bash_delete, launch], order)[1]
     end = launched.wait()
     assert end is not None and end.status in (0, ExitCode.HELD), end

@@ -120,6 +120,8 @@ def test_a_bootstrap_that_is_killed(lab: Lab, tally: Tally, full: bool, victim: 
         tally.count(proof, "lost")
         return
     for point in points(MOST_REQUESTS):
+        if point.after_effect != (victim is bootstrap):
+            continue
         lab.clear()
         match = since_bootstrap(int(point.where))
         held = run_until(lab, match, after_effect=point.after_effect, victim=victim)

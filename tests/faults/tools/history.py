@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from chronos_ec2.state.machine import is_allowed
 from tools.fault_proxy import Request
+from tools.naming import Operation
 
 
 class History:
@@ -25,6 +26,7 @@ class History:
         self.states: dict[str, dict[str, Any] | None] = {}
         self.writes: list[tuple[str | None, str]] = []
         self.deletions: list[str | None] = []
+        self._unconditional: list[Operation] = []
 
     def begin(self, body: bytes) -> None:
         """What a test has put there; it may be no state at all."""
@@ -50,7 +52,7 @@ class History:
         source = unquote(request.headers.get("x-amz-copy-source", "")).lstrip("/")
         body = self._staged[source] if source else request.body
         if "if-match" not in request.headers and request.headers.get("if-none-match") != "*":
-            raise AssertionError("the state file was written without a condition")
+            self._unconditional.append(request.operation)
         etag = _etag(body)
         self.states[etag] = json.loads(body)
         self.writes.append((_bare(request.headers.get("if-match")), etag))
@@ -61,6 +63,9 @@ class History:
         Raises:
             AssertionError: one does not hold.
         """
+        assert not self._unconditional, (
+            f"the state file was written without a condition: {self._unconditional}"
+        )
         replaced = [before for before, _ in self.writes if before is not None]
         gone = replaced + [etag for etag in self.deletions if etag is not None]
         assert len(set(gone)) == len(gone), f"a state was replaced or deleted twice: {self.writes}"

@@ -1,0 +1,85 @@
+# shellcheck shell=bash disable=SC2154  # settings, bucket and work are the launch script's
+# What a launch must know before it acts: the AMI, and what has been uploaded.
+# Reads the launch script's `settings` (JSON), `bucket` and `work` (a folder for the answers).
+[[ -n ${_CHRONOS_LAUNCH_FACTS:-} ]] && return 0
+readonly _CHRONOS_LAUNCH_FACTS=1
+
+_launch_facts_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=workstation.sh
+source "$_launch_facts_lib_dir/workstation.sh"
+
+# One setting as text. <key>
+setting() { jq -r --arg key "$1" '.[$key]' <<<"$settings"; }
+
+# Prints the id of the newest GPU Deep Learning AMI: the SSM parameter, then describe-images.
+get_latest_ami() {
+  local ami
+  ami=$(setting ami_id)
+  if [[ -z $ami ]]; then
+    if retry_with_backoff 6 aws ssm get-parameter --name "$(setting ami_parameter)" --output json; then
+      ami=$(jq -r .Parameter.Value <<<"$AWS_OUTPUT")
+    elif retry_with_backoff 6 aws ec2 describe-images --owners amazon --output json --filters \
+      "Name=name,Values=$(setting ami_name)" Name=state,Values=available Name=architecture,Values=x86_64; then
+      ami=$(jq -r '.Images | sort_by(.CreationDate) | last | .ImageId // ""' <<<"$AWS_OUTPUT")
+    fi
+  fi
+  if [[ $ami != ami-* ]]; then
+    log_error "no AMI found: neither SSM parameter $(setting ami_parameter) nor an image named '$(setting ami_name)'; set ami_id. ${AWS_ERROR_TEXT:-}"
+    return "$EXIT_NO_AMI"
+  fi
+  printf '%s\n' "$ami"
+}
+
+# Prints {id, name, root_device} of an image. <ami id>
+describe_ami() {
+  if ! retry_with_backoff 6 aws ec2 describe-images --image-ids "$1" --output json \
+    || ! jq -ce '.Images[0] // empty | {id: .ImageId, name: .Name, root_device: .RootDeviceName}' <<<"$AWS_OUTPUT"; then
+    log_error "AMI $1 cannot be used in $AWS_DEFAULT_REGION. ${AWS_ERROR_TEXT:-}"
+    return "$EXIT_NO_AMI"
+  fi
+}
+
+# Copies a manifest from the bucket to $work. <folder under cached-datasets/> <name> <what to do when it is missing>
+fetch_manifest() {
+  local key="cached-datasets/$1/$2"
+  if retry_with_backoff 6 aws s3api get-object --bucket "$bucket" --key "$key" "$work/$1"; then return 0; fi
+  case $AWS_ERROR_CODE in
+    NoSuchKey | 404)
+      log_error "s3://$bucket/$key is not there yet: run $3"
+      return "$EXIT_NOT_UPLOADED"
+      ;;
+  esac
+  _report_aws_error "reading s3://$bucket/$key"
+}
+
+digest_of() { sha256sum "$1" | cut -d' ' -f1; }
+
+# Runs functions side by side, each one's stdout into $work/<function>. When some fail, the first of them (in the
+# order given) explains itself on stderr and gives the return code. <function…>
+side_by_side() {
+  local job status
+  local -A pids=()
+  for job in "$@"; do
+    "$job" >"$work/$job" 2>"$work/$job.err" &
+    pids[$job]=$!
+  done
+  for job in "$@"; do
+    status=0
+    wait "${pids[$job]}" || status=$?
+    cat "$work/$job.err" >&2
+    if ((status != 0)); then
+      wait
+      return "$status"
+    fi
+  done
+}
+
+find_ami() {
+  local ami_id
+  ami_id=$(get_latest_ami) || return $?
+  describe_ami "$ami_id"
+}
+
+fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 'invoke upload'; }
+fetch_environment_manifest() { fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'; }
+fetch_data_manifest() { fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'; }
