@@ -105,7 +105,6 @@ def test_a_launcher_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
         lab.history.check()
 
 
-@pytest.mark.xfail(strict=True, reason="a run gets its run.json only after its claim; reap makes none up")
 def test_a_launcher_that_is_killed_before_its_record(lab: Lab) -> None:
     crash(lab, launch, CLAIMED)
     claimed = lab.state()

@@ -10,21 +10,21 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from chronos_ec2.errors import StateUnreadable, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.state.clock import from_text, utc_now
+from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.state.store import Snapshot, StateStore, state_key
 from chronos_ec2.workstation.outcome import Fate, finish_record, instance_fate
 from chronos_ec2.workstation.reap_plan import Action, Holding, Machine, Survey, decide
 from chronos_ec2.workstation.run_ids import RUN_ID
 from chronos_ec2.workstation.runs import list_runs
-from chronos_ec2.workstation.s3 import list_prefix, translated
+from chronos_ec2.workstation.s3 import list_prefix, put_json, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -172,16 +172,33 @@ class Reaper:
             self._s3, self._bucket, self._environment, str(action.run_id), fate, state=state, now=self._now
         )
 
+    def _record_end(self, body: Mapping[str, Any], fate: Fate) -> None:
+        run_id = str(body["run_id"])
+        if not RUN_ID.fullmatch(run_id):
+            return
+        found = finish_record(
+            self._s3, self._bucket, self._environment, run_id, fate, state=body, now=self._now
+        )
+        if found is None:
+            # Its launcher died between the claim and the record: the claim is all that is known of it.
+            record = {
+                "schema_version": 1,
+                "run_id": run_id,
+                "environment": self._environment,
+                "started_at": body["timestamps"]["start"],
+                "instance": {"id": body["instance_id"], "type": body["instance_type"]},
+                "ended_at": to_text(self._now()),
+                "outcome": "launch_failed",
+                "failed_step": body["current_step"],
+                "error": f"the launcher ended before it had recorded the run; {fate.words}",
+            }
+            put_json(self._s3, self._bucket, f"{self._environment}/{run_id}/run.json", record)
+
     def _free(self, action: Action, survey: Survey) -> None:
         holding = survey.holding
         assert holding is not None
         if holding.body is not None and holding.fate is not None:
-            fate = Fate("gone", holding.fate.words, holding.fate.ended_at)
-            run_id = str(holding.run_id)
-            if RUN_ID.fullmatch(run_id):
-                finish_record(
-                    self._s3, self._bucket, self._environment, run_id, fate, state=holding.body, now=self._now
-                )
+            self._record_end(holding.body, Fate("gone", holding.fate.words, holding.fate.ended_at))
         for _ in range(RACES):
             if self._store.delete(Snapshot(dict(holding.body or {}), holding.etag)):
                 self._out.write(f"{self._environment} is free\n")
