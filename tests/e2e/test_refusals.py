@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Cloud
 
 from chronos_ec2.exit_codes import ExitCode
+
+from .conftest import Cloud
 
 
 def test_without_the_embedded_aws(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Cloud
 
 from chronos_ec2.exit_codes import ExitCode
+
+from .conftest import Cloud
 
 
 def command(*argv: str) -> list[str]:

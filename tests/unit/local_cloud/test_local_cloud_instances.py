@@ -256,7 +256,7 @@ def test_a_read_only_tree_does_not_survive_the_instance(cloud: Any) -> None:
 def test_guests_die_with_the_server(
     own_home: Path, number: signal.Signals, eventually: Check, is_alive: Check
 ) -> None:
-    from conftest import Cloud
+    from .conftest import Cloud
 
     cloud = Cloud(own_home, control.start(own_home, 0))
     instance = cloud.boot(BASH + DAEMON + "trap '' TERM\necho $$ > pid\nwhile :; do sleep 5; done\n")

@@ -13,6 +13,7 @@ after a checkpoint: the same command goes on from there.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _fail(error, EXIT_USAGE)
     except BrokenPipeError:
+        # What is left in the buffer has nowhere to go: without this Python would try once more on its way out
+        # and end with its own exit code (Python documentation, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail("nobody reads the events any more", EXIT_FAILED)
     except (ChronosError, OSError) as error:
         return _fail(error, EXIT_FAILED)
