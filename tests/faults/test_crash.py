@@ -64,14 +64,11 @@ def reap_ends_it(lab: Lab) -> None:
 
 
 def records_tell(lab: Lab) -> list[str]:
-    """Every record has an end; the outcomes."""
+    """Every run that has left a trace has a record with an end; the outcomes."""
     outcomes = []
     for run_id in lab.run_ids():
         record = lab.record(run_id)
-        if record is None:
-            outcomes.append("freed before it had a record")
-            continue
-        assert record["outcome"], f"{run_id}: {record}"
+        assert record is not None and record["outcome"], f"{run_id}: {record}"
         assert record["ended_at"] and record["error"], record
         outcomes.append(str(record["outcome"]))
     return outcomes
@@ -95,13 +92,13 @@ def test_a_launcher_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
         lab.clear()
         operation = crash(lab, launch, point)
         assert operation is not None, point
-        claimed = lab.state() is not None
+        claimed = (lab.state() or {}).get("run_id")
         reap_ends_it(lab)
         outcomes = records_tell(lab)
+        assert claimed is None or claimed in lab.run_ids(), f"{point} ({operation}): no record of {claimed}"
         if full:
             next_launch_is_accepted(lab)
-        untold = "freed before it had a record" if claimed else "no trace"
-        tally.count("launcher killed", " ".join(outcomes) or untold)
+        tally.count("launcher killed", " ".join(outcomes) or "no trace")
         lab.history.check()
 
 
