@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from chronos_ec2.errors import NotDeployed, StateHeld
 from chronos_ec2.state.store import state_key
 from chronos_ec2.workstation.aws import Aws
-from chronos_ec2.workstation.s3 import head, translated
-
-_LIVE: Final = ["pending", "running", "stopping", "stopped"]
+from chronos_ec2.workstation.instances import live_instances
+from chronos_ec2.workstation.s3 import head
 
 
 def refuse_while_running(aws: Aws, environments: Sequence[str]) -> None:
@@ -29,14 +27,6 @@ def refuse_while_running(aws: Aws, environments: Sequence[str]) -> None:
                 f"a run holds {environment}: end it with invoke kill --env {environment}, "
                 "or wait for it (invoke watch)"
             )
-    filters = [
-        {"Name": "tag:Project", "Values": ["Chronos-Training"]},
-        {"Name": "instance-state-name", "Values": _LIVE},
-    ]
-    with translated("EC2"):
-        pages = list(aws.ec2.get_paginator("describe_instances").paginate(Filters=filters))
-    ids = [
-        item["InstanceId"] for page in pages for group in page["Reservations"] for item in group["Instances"]
-    ]
+    ids = [item["InstanceId"] for item in live_instances(aws.ec2)]
     if ids:
         raise StateHeld(f"instances still run ({', '.join(ids)}): end them with invoke reap or invoke kill")

@@ -20,6 +20,7 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.state.store import Snapshot, StateStore, state_key
+from chronos_ec2.workstation.instances import live_instances
 from chronos_ec2.workstation.outcome import Fate, finish_record, instance_fate
 from chronos_ec2.workstation.reap_plan import Action, Holding, Machine, Survey, decide
 from chronos_ec2.workstation.run_ids import RUN_ID
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 TERMINATION_SECONDS: Final = 120.0
 RACES: Final = 5
-_LIVE: Final = ["pending", "running", "stopping", "stopped"]
 
 
 class Reaper:
@@ -132,22 +132,13 @@ class Reaper:
         return Holding(body, raw[1], fate=fate)
 
     def _machines(self) -> list[Machine]:
-        wanted = [
-            {"Name": "tag:Project", "Values": ["Chronos-Training"]},
-            {"Name": "tag:Environment", "Values": [self._environment]},
-            {"Name": "instance-state-name", "Values": _LIVE},
-        ]
-        found = []
-        with translated("EC2"):
-            for page in self._ec2.get_paginator("describe_instances").paginate(Filters=wanted):  # type: ignore[arg-type]
-                found += [item for group in page["Reservations"] for item in group["Instances"]]
         return [
             Machine(
                 item["InstanceId"],
                 next((tag["Value"] for tag in item.get("Tags", []) if tag["Key"] == "RunId"), None),
                 item["LaunchTime"],
             )
-            for item in found
+            for item in live_instances(self._ec2, self._environment)
         ]
 
     def _terminate(self, ids: list[str]) -> bool:
