@@ -30,6 +30,7 @@ _PATTERNS: Final = {
     "aws_profile": re.compile(r"[\w.@+-]*"),
     "instance_type": re.compile(r"[a-z0-9-]+\.[a-z0-9-]+"),
     "ami_id": re.compile(r"(ami-[0-9a-f]+)?"),
+    "notify_email": re.compile(r"([\w.+-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?", re.ASCII),
 }
 _MINIMUM: Final = {
     "availability_zones": 1,
@@ -59,6 +60,7 @@ class Settings:
     aws_profile: str
     embedded: bool
     availability_zones: int
+    notify_email: str
     instance_type: str
     accelerator: str
     volume_gb: int

@@ -241,6 +241,8 @@ def test_a_text_that_is_no_value_names_its_flag_or_variable(key: str, text: str)
         ("command", '["python", "-m", "a b"]', ("python", "-m", "a b")),
         ("command", "[]", ()),
         ("aws_profile", "", ""),
+        ("notify_email", "", ""),
+        ("notify_email", "ana.b+chronos@mail.example.org", "ana.b+chronos@mail.example.org"),
         ("ami_name", "a=b # c", "a=b # c"),
     ],
 )
@@ -316,6 +318,11 @@ def test_hours_past_the_limits_are_refused(hours: str) -> None:
         ("instance_type", "g4dn.$(id)"),
         ("ami_id", "ami-XYZ"),
         ("ami_id", "latest"),
+        ("notify_email", "ana"),
+        ("notify_email", "ana@host"),
+        ("notify_email", "ana@example.org,bob@example.org"),
+        ("notify_email", "ana@example.org\n"),
+        ("notify_email", "$(id)@example.org"),
     ],
 )
 def test_a_text_of_another_form_is_refused(key: str, wrong: str) -> None:
