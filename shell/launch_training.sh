@@ -24,11 +24,14 @@ source "$script_dir/lib/workstation.sh"
 source "$script_dir/lib/launch_facts.sh"
 # shellcheck source=lib/stale_claim.sh
 source "$script_dir/lib/stale_claim.sh"
+# shellcheck source=lib/run_id.sh
+source "$script_dir/lib/run_id.sh"
 
 environment='' dry_run=false as_json=false
 settings='' exports='' bucket='' run_id='' instance_id='' work=''
 assignments=()
-claimed=false handed_over=false recorded=false problem=''
+reserved=false claimed=false handed_over=false problem=''
+readonly CLAIM_ATTEMPTS=3
 
 parse_arguments() {
   while (($# > 0)); do
@@ -55,12 +58,20 @@ parse_arguments() {
   done
 }
 
-# Gathers what the launch needs to know from AWS and writes the launch's files to $work.
-prepare() {
+# Gathers what the launch needs to know from AWS.
+gather_facts() {
   side_by_side require_credentials read_exports find_ami
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
   side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest
+}
+
+# Writes the launch's files to $work. Reads run_id and what gather_facts left there.
+write_launch_files() {
+  local python item
+  python=$(chronos_python)
+  local -a argv=("$python" -m chronos_ec2.workstation.launch_files --env "$environment" --into "$work")
+  for item in "${assignments[@]}"; do argv+=(--set "$item"); done
   # shellcheck disable=SC2016  # a jq program
   jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" \
     --slurpfile ami "$work/find_ami" --argjson exports "$exports" \
@@ -69,14 +80,6 @@ prepare() {
     {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
      subnet_id: ($exports.SubnetIds | split(",")[0]), scripts_sha256: $scripts, dataset_sha256: $data,
      environment_archive: $env[0], dataset: $dataset[0]}' >"$work/facts.json"
-  write_launch_files
-}
-
-write_launch_files() {
-  local python item
-  python=$(chronos_python)
-  local -a argv=("$python" -m chronos_ec2.workstation.launch_files --env "$environment" --into "$work")
-  for item in "${assignments[@]}"; do argv+=(--set "$item"); done
   "${argv[@]}" <"$work/facts.json"
 }
 
@@ -116,33 +119,24 @@ put_run_file() {
   fi
 }
 
-# Claims the environment: creates the state file, or takes over a claim whose instance EC2 says is gone.
+look_for_holder() { require_claimable "$bucket" "$environment" "$(setting claim_patience_seconds)"; }
+
+# Claims the environment: creates the state file, or replaces a stale one by compare-and-swap.
 claim() {
-  local status=0 holder body
+  local body attempt status
   body=$(jq -c . "$work/state.json")
-  holder=$(check_concurrent_run "$bucket" "$environment") || status=$?
-  case $status in
-    0)
-      claimed=true
-      atomic_write_state "$bucket" "$environment" "$body" '' || status=$?
-      ;;
-    "$EXIT_HELD")
-      claimed=true
-      take_over_stale_claim "$bucket" "$environment" "$body" "$holder" "$(setting claim_patience_seconds)" && status=0 || status=$?
-      ;;
-    "$EXIT_STATE_UNREADABLE")
-      log_error "the state file cannot be read; look at it, then free the environment with: invoke kill --env $environment"
-      return "$status"
-      ;;
-  esac
-  # From the attempt on there may be something to give back; a refusal says that there is not.
-  case $status in 0 | "$EXIT_FAILED") ;; *) claimed=false ;; esac
-  if ((status == EXIT_STATE_CONFLICT)); then
-    holder=$(check_concurrent_run "$bucket" "$environment") || true
-    log_error "${holder:-another launch was faster}"
-    return "$EXIT_HELD"
-  fi
-  return "$status"
+  for ((attempt = 0; attempt < CLAIM_ATTEMPTS; attempt++)); do
+    # From the attempt on there may be something to give back; a refusal says that there is not.
+    claimed=true status=0
+    atomic_write_state "$bucket" "$environment" "$body" "$STALE_ETAG" || status=$?
+    case $status in 0 | "$EXIT_FAILED") ;; *) claimed=false ;; esac
+    if ((status == 0)) && [[ -n $STALE_ETAG ]]; then settle_stale_run "$bucket" "$environment"; fi
+    if ((status != EXIT_STATE_CONFLICT)); then return "$status"; fi
+    # Another launch was faster, or the holder's own clean-up: look who holds it now.
+    look_for_holder || return $?
+  done
+  log_error "$environment changed hands $CLAIM_ATTEMPTS times while it was being claimed; try again"
+  return "$EXIT_HELD"
 }
 
 start_instance() {
@@ -177,20 +171,30 @@ record_instance() {
 # Gives an unused claim back, with the reason in run.json. <exit status>
 release_claim() {
   log_warn "giving the claim on $environment back"
-  if [[ $recorded == true ]]; then
-    finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" || true
-  fi
+  finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" || true
   transition_state "$bucket" "$environment" "$run_id" failed launch \
     && transition_state "$bucket" "$environment" "$run_id" cleanup cleanup || true
   delete_state "$bucket" "$environment" "$run_id" || log_error "the claim could not be given back; free it with: invoke kill --env $environment"
   drop_staged_states "$bucket" "$environment" "$run_id"
 }
 
+# A launch that came to no claim was no run: its record and its id go.
+withdraw() {
+  if ! retry_with_backoff 3 aws s3api delete-object --bucket "$bucket" --key "$environment/$run_id/run.json"; then
+    log_warn "s3://$bucket/$environment/$run_id/run.json could not be deleted: $AWS_ERROR_TEXT"
+  fi
+  release_run_id "$bucket" "$run_id"
+}
+
 on_exit() {
   local status=$?
   trap - EXIT
   trap '' TERM INT
-  if [[ $claimed == true && $handed_over == false ]]; then release_claim "$status"; fi
+  if [[ $claimed == true && $handed_over == false ]]; then
+    release_claim "$status"
+  elif [[ $reserved == true && $claimed == false ]]; then
+    withdraw
+  fi
   if [[ -n $work ]]; then rm -rf "${work:?}"; fi
   exit "$status"
 }
@@ -201,9 +205,10 @@ print_plan() {
   printf '# user data (%d bytes)\n' "$(wc -c <"$work/user_data.sh")"
   cat "$work/user_data.sh"
   printf '\n# calls that would change something\n'
+  print_command aws s3api put-object --bucket "$bucket" --key "$(phase_log_key "$run_id")" --if-none-match '*'
+  print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json"
   print_command aws s3api copy-object --bucket "$bucket" --key "$environment/system-state.json" --if-none-match '*'
   print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/config.yaml"
-  print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json"
   print_command "${run_instances[@]}"
 }
 
@@ -231,18 +236,23 @@ main() {
   work=$(mktemp -d)
   # What a signal leaves half done goes with it.
   export TMPDIR=$work
-  run_id=$(TZ=UTC printf '%(%Y-%m-%d-%H%M%S)T' -1)
-  prepare
+  gather_facts
   if [[ $dry_run == true ]]; then
-    check_concurrent_run "$bucket" "$environment" >&2 || log_warn "a launch would be refused now"
+    look_for_holder || log_warn "a launch would be refused now"
+    run_id=$(new_run_id)
+    write_launch_files
     print_plan
     return 0
   fi
+  look_for_holder
+  reserve_run_id "$bucket" "$environment" look_for_holder
+  reserved=true
+  write_launch_files
+  # The record comes before the claim: whatever holds the environment has one.
+  put_run_file run.json application/json
   claim
   log_info "run $run_id holds $environment"
   put_run_file config.yaml application/yaml
-  recorded=true
-  put_run_file run.json application/json
   start_instance
   record_instance
   report

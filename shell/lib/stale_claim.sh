@@ -1,11 +1,15 @@
-# shellcheck shell=bash
-# A claim whose instance EC2 proves gone is stale: a new launch takes it over by compare-and-swap.
+# shellcheck shell=bash disable=SC2034  # the results are the launch script's
+# Who holds an environment, and whether EC2 proves that claim stale: a new launch then takes it over.
 [[ -n ${_CHRONOS_STALE_CLAIM:-} ]] && return 0
 readonly _CHRONOS_STALE_CLAIM=1
 
 _stale_claim_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=workstation.sh
 source "$_stale_claim_lib_dir/workstation.sh"
+
+STALE_ETAG=''
+STALE_RUN=''
+STALE_STEP=''
 
 # Whether the state last read was written longer ago than a launch takes from its claim to its instance. <seconds>
 _claim_is_old() {
@@ -14,25 +18,38 @@ _claim_is_old() {
   (($(date +%s) - written > $1))
 }
 
-# Takes the environment from the holder in STATE_JSON if its instance is proven gone, else refuses and says who holds it.
-# <bucket> <env> <new state json> <the holder in words> <seconds that a claim whose instance EC2 does not know is respected>
-# Returns 0; EXIT_HELD; EXIT_STATE_CONFLICT when another launch was faster.
-take_over_stale_claim() {
-  local bucket=$1 environment=$2 body=$3 holder=$4 old_run old_instance old_step fate
-  # check_concurrent_run ran in a subshell: read again, so that the ETag is at hand.
-  read_state "$bucket" "$environment" || return "$EXIT_STATE_CONFLICT"
-  old_run=$(jq -r .run_id <<<"$STATE_JSON")
-  old_instance=$(jq -r '.instance_id // ""' <<<"$STATE_JSON")
-  old_step=$(jq -r .current_step <<<"$STATE_JSON")
-  fate=$(instance_fate "$environment" "$old_run" "$old_instance")
-  # EC2 shows a new instance only after a while: one that it does not know is proof only of an old claim.
-  if [[ $fate != gone ]] && { [[ $fate != missing ]] || ! _claim_is_old "$5"; }; then
-    log_error "$holder. EC2 says of its instance: $fate. Follow it with invoke watch, end it with invoke kill"
-    return "$EXIT_HELD"
+# Whether an environment may be claimed: it is free, or its holder's instance is proven gone (then STALE_ETAG is the claim
+# to replace, STALE_RUN and STALE_STEP whose it was). Says who holds it otherwise.
+# <bucket> <env> <seconds that a claim whose instance EC2 does not know is respected>
+# Returns 0; EXIT_HELD; EXIT_STATE_UNREADABLE; EXIT_S3_DENIED; …
+require_claimable() {
+  local bucket=$1 environment=$2 patience=$3 status=0 words holder fate
+  STALE_ETAG='' STALE_RUN='' STALE_STEP=''
+  words=$(mktemp) || return $?
+  # Not $(…): STATE_JSON and STATE_ETAG are wanted here.
+  check_concurrent_run "$bucket" "$environment" >"$words" || status=$?
+  holder=$(<"$words")
+  rm -f "$words"
+  if ((status == EXIT_STATE_UNREADABLE)); then
+    log_error "the state file cannot be read; look at it, then free the environment with: invoke kill --env $environment"
   fi
-  log_warn "$holder. EC2 says that its instance is gone: the claim is stale and is taken over"
-  atomic_write_state "$bucket" "$environment" "$body" "$STATE_ETAG" || return $?
-  finish_run_record "$bucket" "$environment" "$old_run" lost "$old_step" \
+  if ((status != EXIT_HELD)); then return "$status"; fi
+  STALE_RUN=$(jq -r .run_id <<<"$STATE_JSON")
+  STALE_STEP=$(jq -r '.current_step | if test("^(step|epoch)_[0-9]+$") then "training" else . end' <<<"$STATE_JSON")
+  fate=$(instance_fate "$environment" "$STALE_RUN" "$(jq -r '.instance_id // ""' <<<"$STATE_JSON")")
+  # EC2 shows a new instance only after a while: one that it does not know is proof only of an old claim.
+  if [[ $fate == gone ]] || { [[ $fate == missing ]] && _claim_is_old "$patience"; }; then
+    log_warn "$holder. EC2 says that its instance is gone: the claim is stale, a launch takes it over"
+    STALE_ETAG=$STATE_ETAG
+    return 0
+  fi
+  log_error "$holder. EC2 says of its instance: $fate. Follow it with invoke watch, end it with invoke kill"
+  return "$EXIT_HELD"
+}
+
+# Completes the record of the run whose claim was taken over, and drops what it had staged. <bucket> <env>
+settle_stale_run() {
+  finish_run_record "$1" "$2" "$STALE_RUN" lost "$STALE_STEP" \
     "the instance was gone before the run had recorded its end" '' || true
-  drop_staged_states "$bucket" "$environment" "$old_run"
+  drop_staged_states "$1" "$2" "$STALE_RUN"
 }

@@ -229,10 +229,13 @@ is_allowed_transition() {
     "$table" >/dev/null
 }
 
+# Prints 16 hexadecimal digits that nobody else has.
+random_nonce() { od -An -N8 -tx1 /dev/urandom | tr -d ' \n'; }
+
 # Merges changes into the state last read, with a new revision and writer. <json object of changes>
 _next_state() {
   local writer
-  writer=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n') || return $?
+  writer=$(random_nonce) || return $?
   # shellcheck disable=SC2016  # a jq program
   jq -c --argjson changes "$1" --arg now "$(utc_now)" --arg writer "$writer" \
     '. * $changes | .timestamps.last_update = $now | .control.writer = $writer | .control.revision += 1' <<<"$STATE_JSON"

@@ -58,11 +58,13 @@ plan_instance() { aws_plan 'ec2 run-instances *' --out '{"Instances":[{"Instance
 # Sets `ours` to the run id that the script chose.
 learn_run_id() { ours=$(grep -oE -m 1 'dev/20[0-9]{2}(-[0-9]{2}){2}-[0-9]{6}/' "$FAKE_AWS_DIR/calls" | cut -d/ -f2); }
 
+readonly RESERVE=('put-object logs/RUN/phase_logs.json if-none-match=*' 'put-object dev/RUN/run.json')
+readonly WITHDRAW=('delete-object dev/RUN/run.json' 'delete-object logs/RUN/phase_logs.json')
 readonly CLAIM=('put-object dev/system-state.json.tmp-N' 'copy-object dev/system-state.json if-none-match=*'
   'delete-object dev/system-state.json.tmp-N')
 readonly UPDATE=('put-object dev/system-state.json.tmp-N' 'copy-object dev/system-state.json if-match'
   'delete-object dev/system-state.json.tmp-N')
-readonly RUN_FILES=('put-object dev/RUN/config.yaml' 'put-object dev/RUN/run.json')
+readonly RUN_FILES=('put-object dev/RUN/config.yaml')
 # How a claim is given back: the record's end, failed, cleanup, gone.
 readonly GIVE_BACK=('put-object dev/RUN/run.json if-match' "${UPDATE[@]}" "${UPDATE[@]}" 'delete-object dev/system-state.json if-match')
 
@@ -239,7 +241,7 @@ TABLE
   learn_run_id
   assert_regex "$stderr" "run $ours: instance i-0new \(g4dn.2xlarge\) is starting"
   assert_regex "$ours" "^$(date -u +%Y-%m-%d)"
-  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
+  assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
   assert_json "$(state_now)" '"\(.run_id) \(.status) \(.current_step) \(.instance_id) \(.control.revision)"' \
     "$ours initialization launch i-0new 2"
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.instance.id) \(.instance.type) \(.ami.id) \(.requested_by) \(.dataset.rows)"' \
@@ -382,7 +384,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   launch --env dev
   assert_success
   ours=$(state_now | jq -r .run_id)
-  assert_effects "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" "${RUN_FILES[@]}" run-instances \
+  assert_effects "${RESERVE[@]}" "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" "${RUN_FILES[@]}" run-instances \
     "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
   assert_json "$(run_record_now "$OLD")" .outcome lost
 }
@@ -391,11 +393,51 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   plan_checks
   aws_plan 's3api copy-object *' --pass \
     --before "printf '%s' '$(state_body initialization launch 2025-01-21-000000 null)' >'$(object a-bucket dev/system-state.json)'"
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc pending 2025-01-21-000000)")"
   launch --env dev
   assert_failure 12
   assert_regex "$stderr" 'run 2025-01-21-000000 holds dev'
   refute_called 'ec2 run-instances *'
   assert_json "$(state_now)" '"\(.run_id) \(.status)"' '2025-01-21-000000 initialization'
+  learn_run_id
+  assert_effects "${RESERVE[@]}" 'put-object dev/system-state.json.tmp-N' 'delete-object dev/system-state.json.tmp-N' "${WITHDRAW[@]}"
+}
+
+@test "a stale claim that its own clean-up gives back meanwhile is no refusal: the environment is claimed as a free one" {
+  plan_checks
+  plan_instance
+  put_state training step_7 "$OLD"
+  aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound
+  aws_plan 's3api copy-object *' --pass --before "rm '$(object a-bucket dev/system-state.json)'"
+  launch --env dev
+  assert_success
+  learn_run_id
+  assert_effects "${RESERVE[@]}" 'put-object dev/system-state.json.tmp-N' 'delete-object dev/system-state.json.tmp-N' \
+    "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
+}
+
+@test "an environment that changes hands at every try is left alone: exit code 12" {
+  plan_checks
+  put_state training step_7 "$OLD"
+  aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound --times 4
+  aws_plan 's3api copy-object *' --error PreconditionFailed --times 3
+  launch --env dev
+  assert_failure 12
+  assert_regex "$stderr" 'changed hands 3 times'
+  refute_called 'ec2 run-instances *'
+  assert_json "$(state_now)" .run_id "$OLD"
+}
+
+@test "a second of another environment's launch is not shared: the run gets an id of its own" {
+  plan_checks
+  plan_instance
+  aws_plan 's3api put-object * --key logs/20* *' --error PreconditionFailed
+  aws_plan 's3api get-object * --key logs/20* *' --error NoSuchKey
+  launch --env dev
+  assert_success
+  learn_run_id
+  assert_equal "$(count_calls 's3api put-object * --key logs/20*/phase_logs.json *')" 2
+  assert_json "$(state_now)" .run_id "$ours"
 }
 
 @test "a corrupt state file is exit code 14; it stays, and the way out is named" {
@@ -413,7 +455,8 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   aws_plan 's3api put-object * --key dev/system-state.json.tmp-*' --error AccessDenied
   launch --env dev
   assert_failure 15
-  assert_effects
+  learn_run_id
+  assert_effects "${RESERVE[@]}" "${WITHDRAW[@]}"
 }
 
 # -- failure after the claim ------------------------------------------------------------------------------------------
@@ -425,7 +468,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_failure 17
   assert_output ''
   learn_run_id
-  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
+  assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
   assert_equal "$(state_now)" ''
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'launch_failed launch 17'
   assert_regex "$(run_record_now "$ours" | jq -r .error)" 'InsufficientInstanceCapacity'
@@ -446,13 +489,23 @@ readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
 
 @test "TERM after the claim: exit code 143, no instance, the claim is given back" {
   plan_checks
-  aws_plan 's3api put-object * --key dev/20*/run.json *' --pass --before "$TERM_THE_SCRIPT"
+  aws_plan 's3api put-object * --key dev/20*/config.yaml *' --pass --before "$TERM_THE_SCRIPT"
   launch --env dev
   assert_failure 143
   refute_called 'ec2 run-instances *'
   learn_run_id
-  assert_effects "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
+  assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.exit_code)"' 'launch_failed 143'
+  assert_no_temporary_files
+}
+
+@test "TERM before the claim: the record and the reserved id are taken back" {
+  plan_checks
+  aws_plan 's3api put-object * --key dev/20*/run.json *' --pass --before "$TERM_THE_SCRIPT"
+  launch --env dev
+  assert_failure 143
+  learn_run_id
+  assert_effects "${RESERVE[@]}" "${WITHDRAW[@]}"
   assert_no_temporary_files
 }
 

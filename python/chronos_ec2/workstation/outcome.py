@@ -147,6 +147,8 @@ def finish_record(
 ) -> dict[str, Any] | None:
     """Complete run.json of a run whose machine is gone: `lost`, or `killed` if the state said so.
 
+    A run that never had a machine is `launch_failed`: its launcher ended before it got one.
+
     An end that is already there is never touched: the write names the ETag it has read.
 
     Args:
@@ -168,21 +170,30 @@ def finish_record(
         record = decode_object(found[0], f"s3://{bucket}/{key}")
         if record.get("outcome") or fate.state != "gone":
             return record
-        finished = {**record, **_ending(fate, state, now())}
+        finished = {**record, **_ending(fate, record, state, now())}
         if put_json(s3, bucket, key, finished, if_match=found[1]):
             return finished
     return record
 
 
-def _ending(fate: Fate, state: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+def _ending(
+    fate: Fate, record: Mapping[str, Any], state: Mapping[str, Any] | None, now: datetime
+) -> dict[str, Any]:
     state = state or {}
+    ended = {"ended_at": to_text(fate.ended_at or now)}
     message = state.get("error_message")
     killed = state.get("status") == "killed" or message == "killed by operator"
+    if not killed and not _had_machine(fate, record, state):
+        error = f"the launcher ended before the run had an instance; {fate.words}"
+        return ended | {"outcome": "launch_failed", "failed_step": "launch", "error": error}
     error = f"{message}; {fate.words}" if message else fate.words
     step = phase_of_step(str(state["current_step"])) if state.get("current_step") else None
-    return {
-        "outcome": "killed" if killed else "lost",
-        "ended_at": to_text(fate.ended_at or now),
-        "failed_step": step,
-        "error": error,
-    }
+    return ended | {"outcome": "killed" if killed else "lost", "failed_step": step, "error": error}
+
+
+def _had_machine(fate: Fate, record: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether anything names an instance, or the run had come further than its launch."""
+    instance = record.get("instance")
+    named = instance.get("id") if isinstance(instance, Mapping) else None
+    further = state.get("current_step") not in (None, "launch")
+    return bool(named or state.get("instance_id") or fate.instance_ids or further)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from chronos_ec2.errors import StateUnreadable, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.state.clock import from_text, to_text, utc_now
+from chronos_ec2.state.clock import from_text, utc_now
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.state.store import Snapshot, StateStore, state_key
 from chronos_ec2.workstation.instances import live_instances
@@ -25,7 +25,7 @@ from chronos_ec2.workstation.outcome import Fate, finish_record, instance_fate
 from chronos_ec2.workstation.reap_plan import Action, Holding, Machine, Survey, decide
 from chronos_ec2.workstation.run_ids import RUN_ID
 from chronos_ec2.workstation.runs import list_runs
-from chronos_ec2.workstation.s3 import list_prefix, put_json, translated
+from chronos_ec2.workstation.s3 import list_prefix, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -167,23 +167,7 @@ class Reaper:
         run_id = str(body["run_id"])
         if not RUN_ID.fullmatch(run_id):
             return
-        found = finish_record(
-            self._s3, self._bucket, self._environment, run_id, fate, state=body, now=self._now
-        )
-        if found is None:
-            # Its launcher died between the claim and the record: the claim is all that is known of it.
-            record = {
-                "schema_version": 1,
-                "run_id": run_id,
-                "environment": self._environment,
-                "started_at": body["timestamps"]["start"],
-                "instance": {"id": body["instance_id"], "type": body["instance_type"]},
-                "ended_at": to_text(self._now()),
-                "outcome": "launch_failed",
-                "failed_step": body["current_step"],
-                "error": f"the launcher ended before it had recorded the run; {fate.words}",
-            }
-            put_json(self._s3, self._bucket, f"{self._environment}/{run_id}/run.json", record)
+        finish_record(self._s3, self._bucket, self._environment, run_id, fate, state=body, now=self._now)
 
     def _free(self, action: Action, survey: Survey) -> None:
         holding = survey.holding

@@ -191,3 +191,20 @@ def test_a_refused_write_is_said(world: Any) -> None:
 )
 def test_a_step_belongs_to_a_phase(step: str, phase: str) -> None:
     assert phase_of_step(step) == phase
+
+
+@pytest.mark.parametrize("state", [None, {"current_step": "launch", "status": "initialization"}])
+def test_a_run_whose_launcher_died_before_it_had_a_machine_is_a_failed_launch(
+    world: Any, state: dict[str, Any] | None
+) -> None:
+    world.put_run(instance={"id": None, "type": "g4dn.2xlarge"})
+    finish(world, Fate("gone", "EC2 does not know it"), state=state)
+    record = world.run_document()
+    assert (record["outcome"], record["failed_step"]) == ("launch_failed", "launch")
+    assert record["error"] == "the launcher ended before the run had an instance; EC2 does not know it"
+
+
+def test_a_machine_that_nobody_had_recorded_makes_it_a_lost_run(world: Any) -> None:
+    world.put_run(instance={"id": None, "type": "g4dn.2xlarge"})
+    finish(world, Fate("gone", "i-1 is terminated", instance_ids=("i-1",)))
+    assert world.run_document()["outcome"] == "lost"
