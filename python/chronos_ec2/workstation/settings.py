@@ -24,11 +24,19 @@ from chronos_ec2.errors import ChronosError, SettingsError
 ENVIRONMENT_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 SETTINGS_FILE: Final = REPOSITORY / "invoke.yaml"
-_CHOICES: Final = {"accelerator": ("cuda", "cpu"), "trainer": ("test", "command")}
+_CHOICES: Final = {
+    "accelerator": ("cuda", "cpu"),
+    "trainer": ("test", "command"),
+    "market": ("on-demand", "spot", "spot-then-on-demand"),
+}
+_INSTANCE_TYPE: Final = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
+_LEAST_PATIENCE_WHILE_WAITING: Final = 120
+"""Seconds: a launch that waits for capacity renews its claim each minute, with room for a slow answer."""
 _PATTERNS: Final = {
     "region": re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]"),
     "aws_profile": re.compile(r"[\w.@+-]*"),
-    "instance_type": re.compile(r"[a-z0-9-]+\.[a-z0-9-]+"),
+    "instance_type": _INSTANCE_TYPE,
+    "spot_max_price": re.compile(r"([0-9]{1,3}(\.[0-9]{1,4})?)?"),
     "ami_id": re.compile(r"(ami-[0-9a-f]+)?"),
     "notify_email": re.compile(r"([\w.+-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?", re.ASCII),
 }
@@ -62,6 +70,10 @@ class Settings:
     availability_zones: int
     notify_email: str
     instance_type: str
+    fallback_instance_types: tuple[str, ...]
+    market: str
+    spot_max_price: str
+    wait_for_capacity_minutes: float
     accelerator: str
     volume_gb: int
     ami_id: str
@@ -97,8 +109,24 @@ class Settings:
                 raise ValueError(f"{key}: got {getattr(self, key)}, need at least {least}")
         if not 0.05 <= self.max_hours <= 24 * 14:
             raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
+        self._check_ladder()
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is `command`, so the command to run is needed")
+
+    def _check_ladder(self) -> None:
+        for item in self.fallback_instance_types:
+            if not _INSTANCE_TYPE.fullmatch(item):
+                raise ValueError(f"fallback_instance_types: {item!r} does not look like an instance type")
+        if self.spot_max_price and not float(self.spot_max_price) > 0:
+            raise ValueError("spot_max_price: need more than 0 USD an hour; empty: EC2's own cap")
+        minutes = self.wait_for_capacity_minutes
+        if not 0 <= minutes <= 7 * 24 * 60:
+            raise ValueError(f"wait_for_capacity_minutes: got {minutes}, need 0 to 10080 minutes")
+        if minutes and self.claim_patience_seconds < _LEAST_PATIENCE_WHILE_WAITING:
+            raise ValueError(
+                f"claim_patience_seconds: got {self.claim_patience_seconds}, need at least "
+                f"{_LEAST_PATIENCE_WHILE_WAITING} while a launch waits for capacity, or others take its claim"
+            )
 
     @property
     def shortest_series(self) -> int:

@@ -242,6 +242,12 @@ def test_a_text_that_is_no_value_names_its_flag_or_variable(key: str, text: str)
         ("command", "[]", ()),
         ("aws_profile", "", ""),
         ("notify_email", "", ""),
+        ("fallback_instance_types", '["g5.xlarge", "g6.xlarge"]', ("g5.xlarge", "g6.xlarge")),
+        ("fallback_instance_types", "[]", ()),
+        ("market", "spot-then-on-demand", "spot-then-on-demand"),
+        ("spot_max_price", "0.52", "0.52"),
+        ("spot_max_price", "", ""),
+        ("wait_for_capacity_minutes", "1.5", 1.5),
         ("notify_email", "ana.b+chronos@mail.example.org", "ana.b+chronos@mail.example.org"),
         ("ami_name", "a=b # c", "a=b # c"),
     ],
@@ -318,6 +324,17 @@ def test_hours_past_the_limits_are_refused(hours: str) -> None:
         ("instance_type", "g4dn.$(id)"),
         ("ami_id", "ami-XYZ"),
         ("ami_id", "latest"),
+        ("fallback_instance_types", '["g5"]'),
+        ("fallback_instance_types", '["g5.xlarge", ""]'),
+        ("market", "ondemand"),
+        ("market", ""),
+        ("spot_max_price", "$0.50"),
+        ("spot_max_price", "-1"),
+        ("spot_max_price", "0.00"),
+        ("spot_max_price", "1e3"),
+        ("wait_for_capacity_minutes", "-1"),
+        ("wait_for_capacity_minutes", "10081"),
+        ("wait_for_capacity_minutes", "nan"),
         ("notify_email", "ana"),
         ("notify_email", "ana@host"),
         ("notify_email", "ana@example.org,bob@example.org"),
@@ -328,6 +345,15 @@ def test_hours_past_the_limits_are_refused(hours: str) -> None:
 def test_a_text_of_another_form_is_refused(key: str, wrong: str) -> None:
     said = message_of(lambda: load_settings("dev", {key: wrong}, variables={}))
     assert f"{key}: " in said
+
+
+def test_a_launch_that_waits_needs_a_claim_that_lasts() -> None:
+    waiting = {"wait_for_capacity_minutes": "5"}
+    assert load_settings("dev", {**waiting, "claim_patience_seconds": "120"}, variables={})
+    said = message_of(
+        lambda: load_settings("dev", {**waiting, "claim_patience_seconds": "119"}, variables={})
+    )
+    assert "claim_patience_seconds: got 119, need at least 120" in said
     assert "'dev'" in said
 
 
