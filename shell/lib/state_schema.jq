@@ -20,8 +20,19 @@ def nested_problems($table):
   | $body[$name]
   | problems("\($name)."; $fields);
 
+# Unknown fields are carried along; a version that is not known may mean other things by the known ones.
+def version_problem($known):
+  (.control | if type == "object" then .schema_version else null end) as $version
+  | if $version == null then empty
+    elif ($version | type) != "number" or $version != ($version | floor) then
+      "control.schema_version is \($version | tojson), expected a whole number"
+    elif $version > $known then
+      "schema \($version) of a newer version of this project, this one knows \($known): update it"
+    else empty end;
+
 $table[0] as $table
 | if type != "object" then "expected an object, got \(type)"
+  elif [version_problem($table.schema_version)] != [] then version_problem($table.schema_version)
   else
     [problems(""; $table.fields)]
     + (if (.timestamps | type) == "object" and (.control | type) == "object" then [nested_problems($table)] else [] end)

@@ -18,7 +18,9 @@ from chronos_ec2.state.store import StateStore
 
 RUN = "2025-01-15-143022"
 TRANSITION = ("GetObject state", "PutObject staged", "CopyObject state", "DeleteObject staged")
-CONDITIONAL = frozenset({"CopyObject state", "DeleteObject state", "PutObject run.json"})
+CONDITIONAL = frozenset(
+    {"CopyObject state", "DeleteObject state", "PutObject run.json", "PutObject phase log"}
+)
 """S3 answers 409 and 412 to requests with a condition alone."""
 CLEAN_FAILURES = frozenset(ExitCode) - {ExitCode.OK}
 

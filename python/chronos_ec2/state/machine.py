@@ -16,6 +16,7 @@ from chronos_ec2.errors import IllegalTransition, StateUnreadable
 _TABLE: Final = json.loads(files(__package__).joinpath("state_machine.json").read_text())
 TRANSITIONS: Final[dict[str, list[str]]] = _TABLE["transitions"]
 STATUSES: Final = tuple(TRANSITIONS)
+SCHEMA_VERSION: Final[int] = _TABLE["schema_version"]
 _JSON_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "string": (str,),
     "number": (int, float),
@@ -57,17 +58,36 @@ def _check_fields(body: Mapping[str, Any], fields: Mapping[str, list[str]], wher
             raise StateUnreadable(f"state file: {where}{name} is {body[name]}, expected a finite number")
 
 
+def _check_version(body: Mapping[str, Any]) -> None:
+    control = body.get("control")
+    version = control.get("schema_version") if isinstance(control, Mapping) else None
+    if version is None:
+        return
+    if isinstance(version, bool) or not isinstance(version, int | float) or version % 1 != 0:
+        raise StateUnreadable(f"state file: control.schema_version is {version!r}, expected a whole number")
+    if version > SCHEMA_VERSION:
+        raise StateUnreadable(
+            f"state file: schema {version:g} of a newer version of this project, "
+            f"this one knows {SCHEMA_VERSION}: update it"
+        )
+
+
 def validate_state(body: object) -> dict[str, Any]:
     """Check a decoded state file against the schema.
+
+    Fields that are not known are carried along: they may be added without a new version. What changes the meaning
+    of a known field raises `control.schema_version` (absent: 1), and a reader that does not know it must stop.
 
     Returns:
         The same mapping, now known to have every field of the document with its type.
 
     Raises:
-        StateUnreadable: a field is missing, has another type, or the status is unknown.
+        StateUnreadable: a field is missing, has another type, the status is unknown, or a newer version of this
+            project has written it.
     """
     if not isinstance(body, dict):
         raise StateUnreadable(f"state file: expected an object, got {type(body).__name__}")
+    _check_version(body)
     _check_fields(body, _TABLE["fields"], "")
     for name, fields in _TABLE["nested_fields"].items():
         _check_fields(body[name], fields, f"{name}.")

@@ -23,7 +23,7 @@ import yaml
 
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
-from chronos_ec2.state.machine import validate_state
+from chronos_ec2.state.machine import SCHEMA_VERSION, validate_state
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
 
@@ -93,6 +93,7 @@ def first_state(
             "error_message": None,
             "pid": None,
             "control": {
+                "schema_version": SCHEMA_VERSION,
                 "revision": 1,
                 "writer": secrets.token_hex(8),
                 "deadline": to_text(deadline),

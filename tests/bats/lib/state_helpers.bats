@@ -156,9 +156,11 @@ document_allows() {
   local body
   local -a bodies names=('run_id is missing' 'control is missing' 'unknown status paused' 'status is number, expected string'
     'instance_id is number, expected string or null' 'pid is boolean' 'timestamps is string' 'control is array'
-    'control.writer is missing' 'control.revision is string' 'timestamps.last_update is missing')
+    'control.writer is missing' 'control.revision is string' 'timestamps.last_update is missing'
+    'schema 2 of a newer version of this project.*update it')
   readarray -t bodies < <(state_body | jq -c 'del(.run_id), del(.control), (.status = "paused"), (.status = 3), (.instance_id = 3),
-    (.pid = true), (.timestamps = "now"), (.control = []), del(.control.writer), (.control.revision = "3"), del(.timestamps.last_update)')
+    (.pid = true), (.timestamps = "now"), (.control = []), del(.control.writer), (.control.revision = "3"), del(.timestamps.last_update),
+    (.control.schema_version = 2)')
   assert_equal "${#bodies[@]}" "${#names[@]}"
   for body in "${!bodies[@]}"; do
     run --separate-stderr -14 validate_state "${bodies[body]}"
@@ -175,7 +177,8 @@ document_allows() {
     printf '%s\n' "$body" >"$work/${#verdicts[@]}.json"
     if validate_state "$body" 2>/dev/null; then verdicts+=(right); else verdicts+=(wrong); fi
   done < <(state_body | jq -c '., del(.pid), (.status = "paused"), (.pid = false), (.control.attempt = null), (.timestamps = []),
-    (.error_message = 1), (.more = "is allowed"), (.training_config = null), (.control.revision = 1.5)')
+    (.error_message = 1), (.more = "is allowed"), (.training_config = null), (.control.revision = 1.5),
+    (.control.schema_version = (1, 1.0, null, 2, "1", 1.5, true))')
   run -0 "$CHRONOS_PYTHON" - "$work" "${#verdicts[@]}" <<'PYTHON'
 import json, pathlib, sys
 from chronos_ec2.errors import StateUnreadable
@@ -188,7 +191,7 @@ for number in range(int(sys.argv[2])):
         print("wrong")
 PYTHON
   assert_output "$(printf '%s\n' "${verdicts[@]}")"
-  assert_equal "${verdicts[*]}" 'right wrong wrong wrong wrong wrong wrong right wrong right'
+  assert_equal "${verdicts[*]}" 'right wrong wrong wrong wrong wrong wrong right wrong right right right right wrong wrong wrong wrong'
 }
 
 # -- atomic_write_state -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ _KINDS: Final = (
     ("state", re.compile(r"[^/]+/system-state\.json")),
     ("run.json", re.compile(r"[^/]+/[^/]+/run\.json")),
     ("config.yaml", re.compile(r"[^/]+/[^/]+/config\.yaml")),
+    ("phase log", re.compile(r"logs/[^/]+/phase_logs\.json")),
     ("log", re.compile(r".*\.log|logs/.*")),
     ("manifest", re.compile(r"cached-datasets/.*MANIFEST\..*")),
     ("cached", re.compile(r"cached-datasets/.*")),

@@ -75,7 +75,7 @@ def test_the_first_state_is_the_documents(launched: Path) -> None:
         "training_config": {"prediction_length": 64, "context_length": 512},
         "error_message": None,
         "pid": None,
-        "control": {"revision": 1, "deadline": "2025-01-15T20:30:22Z", "attempt": 1},
+        "control": {"schema_version": 1, "revision": 1, "deadline": "2025-01-15T20:30:22Z", "attempt": 1},
     }
 
 

@@ -137,6 +137,29 @@ def test_an_unknown_status_is_named_with_the_known_ones(status: str) -> None:
         validate_state(state_body(status=status))
 
 
+@pytest.mark.parametrize("version", [None, 1, 1.0])
+def test_a_schema_that_is_known_is_read(version: Any) -> None:
+    body = state_body()
+    body["control"]["schema_version"] = version
+    assert validate_state(body) is body
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (2, "schema 2 of a newer version.*update it"),
+        (1.5, "whole number"),
+        ("1", "whole number"),
+        (True, "whole number"),
+    ],
+)
+def test_a_schema_that_is_newer_or_none_is_refused(version: Any, why: str) -> None:
+    body = state_body()
+    body["control"]["schema_version"] = version
+    with pytest.raises(StateUnreadable, match=why):
+        validate_state(body)
+
+
 @pytest.mark.parametrize("body", [None, [], "state", 5, True, [state_body()]])
 def test_what_is_no_object_is_refused(body: object) -> None:
     with pytest.raises(StateUnreadable, match="expected an object, got"):
