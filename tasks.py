@@ -434,6 +434,20 @@ def pytest(c: Context, only: str = "tests") -> None:
     run([sys.executable, "-m", "pytest", only])
 
 
+@task(
+    help={
+        "seed": "seed of what is left to chance; default: a new one, printed",
+        "report": "file that gets the counts as a page, e.g. docs/fault-proofs.md",
+        "only": "a file of tests/faults; default: all",
+    }
+)
+def faults(
+    c: Context, seed: int | None = None, report: str | None = None, only: str = "tests/faults"
+) -> None:
+    """Prove the state file under contention, crashes, lost answers and corruption: every case (over an hour)."""
+    run(commands.faults_command(only, seed, report))
+
+
 @task(name="test")
 def test_all(c: Context) -> None:
     """Run every check and every test."""
@@ -451,6 +465,6 @@ def lock(c: Context) -> None:
 ns = Collection(
     deploy, destroy, build_env, sample_data, upload, launch, watch, kill, reap, runs, logs, fetch, render
 )
-for check in (demo, lint, bats, pytest, test_all, lock):
+for check in (demo, lint, bats, pytest, faults, test_all, lock):
     ns.add_task(check)  # type: ignore[arg-type]  # invoke types @task's result as a plain callable
 ns.add_collection(Collection("local", local_start, local_stop, local_status, local_env))

@@ -2,7 +2,7 @@
 
 The short form runs with all other tests. The full form:
 
-    python -m pytest tests/faults --full [--seed N] [--report FILE.md]
+    invoke faults [--seed N] [--report FILE.md]
 """
 
 from __future__ import annotations

@@ -98,3 +98,13 @@ def local_cloud_command(action: str) -> list[str]:
 def module_command(module: str, *arguments: str) -> list[str]:
     """One of the package's modules, run by this Python."""
     return [sys.executable, "-m", f"chronos_ec2.{module}", *arguments]
+
+
+def faults_command(only: str, seed: int | str | None = None, report: str | None = None) -> list[str]:
+    """The full form of the fault proofs."""
+    words = [sys.executable, "-m", "pytest", only, "--full"]
+    if seed is not None:
+        words += ["--seed", str(seed)]
+    if report is not None:
+        words += ["--report", report]
+    return words

@@ -75,6 +75,18 @@ def test_a_module_command() -> None:
 # -- environments of programs -------------------------------------------------------------------------
 
 
+def test_the_fault_proofs_in_full() -> None:
+    assert commands.faults_command("tests/faults") == [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/faults",
+        "--full",
+    ]
+    words = commands.faults_command("tests/faults/test_crash.py", "7", "page.md")
+    assert words[3:] == ["tests/faults/test_crash.py", "--full", "--seed", "7", "--report", "page.md"]
+
+
 def test_the_pinned_programs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     assert commands.base_environment()["PATH"].split(":") == [
