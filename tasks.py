@@ -444,7 +444,7 @@ def pytest(c: Context, only: str = "tests") -> None:
 def faults(
     c: Context, seed: int | None = None, report: str | None = None, only: str = "tests/faults"
 ) -> None:
-    """Prove the state file under contention, crashes, lost answers and corruption: every case (over an hour)."""
+    """Prove the state file under contention, crashes, lost answers, corruption: every case (over an hour)."""
     run(commands.faults_command(only, seed, report))
 
 
