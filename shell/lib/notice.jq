@@ -1,0 +1,71 @@
+# One notice: {subject, message}. $text: run.json, as far as it could be read; $lacking: what it may lack.
+# $event: start, end or stall. $env, $run; $prefix: where the results lie; $now: seconds of the epoch.
+
+# One line, and no key in it: an error's words are the trainer's own.
+def plain:
+  tostring | gsub("[[:cntrl:]]+"; " ") | gsub("(AKIA|ASIA)[A-Z0-9]{16}"; "(hidden)")
+  | gsub("(?<name>(secret|token|password|signature|credential)[\\w\"'-]*[=:]\\s*)[^\\s&,;]+"; "\(.name)(hidden)"; "i")
+  | if length > 1000 then .[:1000] + " ..." else . end;
+
+def two: tostring | if length < 2 then "0" + . else . end;
+
+# Seconds for a person, as words.py writes them.
+def span:
+  floor | if . < 60 then "\(.) s" elif . < 3600 then "\(. / 60 | floor) min \(. % 60 | two) s"
+  else "\(. / 3600 | floor) h \(. % 3600 / 60 | floor | two) min" end;
+
+def dollars:
+  (. * 100 | round) as $cents
+  | if $cents == 0 and . > 0 then "less than $0.01" else "$\($cents / 100 | floor).\($cents % 100 | two)" end;
+
+def moment: if type == "string" then (try fromdateiso8601 catch null) else null end;
+
+def seconds:
+  (.started_at | moment) as $start
+  | if $start == null then null else ([((.ended_at | moment) // $now) - $start, 0] | max) end;
+
+def interrupted: .outcome == "failed" and (.interrupted_at_step != null or ((.error // "") | test("^interrupted")));
+
+def headline:
+  (if .failed_step then " at \(.failed_step)" else "" end) as $where
+  | if $event == "start" then "training has begun"
+    elif $event == "stall" then "no progress for \(.stalled_minutes) minutes at \(.current_step)"
+    elif interrupted then "interrupted\($where)"
+    elif .outcome == "launch_failed" then "the launch failed"
+    elif .outcome == "succeeded" then "succeeded"
+    else "\(.outcome // "ended")\($where)" end;
+
+def cost:
+  .price.compute_usd_per_hour as $hourly
+  | if .cost_usd.total != null then .cost_usd.total | dollars
+    elif $hourly == null or $event == "end" then null
+    else "\($hourly | dollars) an hour" + (seconds | if . == null then "" else "; about \(. / 3600 * $hourly | dollars) so far" end) end;
+
+def machine:
+  [.pool.instance_type // .instance.type, .pool.market // .instance.market] as $what
+  | if .instance.id == null then null else "\(.instance.id) (\($what | map(select(. != null)) | join(", ")))" end;
+
+def next_command:
+  if $event == "start" then "invoke watch --env \($env)"
+  elif $event == "stall" then "invoke logs --env \($env) --run \($run)\nnext: invoke kill --env \($env)"
+  elif interrupted then "invoke launch --env \($env) --resume \($run)"
+  elif .outcome == "succeeded" then "invoke fetch --env \($env) --run \($run)"
+  elif .outcome == "launch_failed" then "invoke doctor --env \($env)"
+  else "invoke logs --env \($env) --run \($run)" end;
+
+def rows:
+  ["environment", $env], ["run", $run], ["outcome", .outcome], ["step", .failed_step // .current_step], ["error", .error],
+  ["machine", machine], ["began", .started_at], ["lasted", (seconds | if . == null then null else span end)],
+  ["ends by", (if $event == "end" then null else .deadline end)], ["cost", cost], ["results", $prefix];
+
+def record: try ($text | fromjson | objects | with_entries(select(.value != null))) catch {};
+
+$lacking * (record // {}) | {
+  subject: ("Chronos \($env) \($run): \(headline)\(if $event == "end" and cost then " (\(cost))" else "" end)" | plain | explode | map(select(. >= 32 and . < 127)) | implode | .[:99]),
+  message: (
+    ["Run \($run) of \($env): \(headline | plain).", ""]
+    + [rows | select(.[1] != null) | "\(.[0])\("            "[(.[0] | length):])\(.[1] | plain)"]
+    + (if $event == "stall" then ["", "Nothing has been ended: look at it, then wait or end it."] else [] end)
+    + ["", "next: \(next_command)"] | join("\n")
+  )
+}
