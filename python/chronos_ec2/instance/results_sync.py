@@ -2,10 +2,11 @@
 
 usage: python -m chronos_ec2.instance.results_sync --bucket B --prefix ENV/RUN_ID/ --from DIR [--threads N]
 
-Everything below DIR is uploaded under the same relative name, except temporary files (`.tmp*`), symbolic
-links and all but the newest two of `checkpoints/checkpoint-N`. S3 checks the SHA-256 of what it receives;
-afterwards each object's size is compared. A file that fails does not keep the others back. Talk goes to
-stderr.
+First come the newest two checkpoints that are whole and not in S3 yet (see checkpoint_sync): they are what a
+run goes on from, and the machine may have seconds left. Then everything else below DIR is uploaded under the
+same relative name, except temporary files (`.tmp*`) and symbolic links. S3 checks the SHA-256 of what it
+receives; afterwards each object's size is compared. A file that fails does not keep the others back. Talk
+goes to stderr.
 
 Exit: 0 all uploaded; 1 at least one file failed (all are named); 2 usage; 15 S3 refused.
 """
@@ -13,7 +14,7 @@ Exit: 0 all uploaded; 1 at least one file failed (all are named); 2 usage; 15 S3
 from __future__ import annotations
 
 import argparse
-import re
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,15 +28,17 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import ChronosError, StorageDenied
+from chronos_ec2.instance.checkpoint_files import REQUEST
+from chronos_ec2.instance.checkpoint_sync import SETTLE_SECONDS, CheckpointSync
 from chronos_ec2.instance.storage import explain, make_client
+from chronos_ec2.instance.verdict import INTERRUPTED_EXIT
+from chronos_ec2.state.stored_checkpoints import FOLDER, NAME
 
 THREADS: Final = 8
-KEPT_CHECKPOINTS: Final = 2
 LAST: Final = "training.json"
 _ATTEMPTS: Final = 3
 # The bucket's lifecycle rules tell these objects by tag, because a run's id stands in front of their names.
 _LIFECYCLE_TAGS: Final = {"logs": "chronos-class=log", "models": "chronos-class=model"}
-_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 _TRANSFER: Final = TransferConfig(max_concurrency=4)
 
 
@@ -51,26 +54,30 @@ class UploadReport:
 
 
 def choose_files(source: Path) -> list[PurePosixPath]:
-    """The results below a folder, as relative names, `training.json` at the end."""
-    old = _old_checkpoints(source)
+    """The results below a folder, as relative names, `training.json` last; checkpoints are left out."""
     chosen = []
     for path in sorted(source.rglob("*")):
         name = PurePosixPath(path.relative_to(source))
         if path.is_symlink() or not path.is_file():
             continue
-        if any(part.startswith(".tmp") for part in name.parts) or old.intersection(name.parents):
+        if any(part.startswith(".tmp") for part in name.parts) or name.name == REQUEST:
+            continue
+        if name.parts[0] == FOLDER and len(name.parts) > 2 and NAME.fullmatch(name.parts[1]):
             continue
         chosen.append(name)
     return sorted(chosen, key=lambda name: (str(name) == LAST, name))
 
 
-def _old_checkpoints(source: Path) -> set[PurePosixPath]:
-    numbered = []
-    for path in (source / "checkpoints").glob("checkpoint-*"):
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match:
-            numbered.append((int(match.group(1)), PurePosixPath(path.relative_to(source))))
-    return {name for _, name in sorted(numbered)[:-KEPT_CHECKPOINTS]}
+def settle_seconds(source: Path) -> float:
+    """How long a checkpoint without a manifest must have been left alone to be uploaded.
+
+    0 when `training.json` says that the trainer ended at its own wish, and so not in the middle of a save.
+    """
+    try:
+        code = json.loads((source / LAST).read_text(encoding="utf-8"))["exit_code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return SETTLE_SECONDS
+    return 0.0 if code in (0, INTERRUPTED_EXIT) else SETTLE_SECONDS
 
 
 class ResultsSync:
@@ -169,23 +176,32 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Upload what `argv` describes and return the exit status."""
     given = _parse(argv)
+    problems: list[ChronosError] = []
     try:
         client = make_client(connections=given.threads * 4)
+        try:
+            checkpoints = CheckpointSync(client, given.bucket, given.prefix, given.source, log=_say)
+            checkpoints.run_once(settle_seconds(given.source))
+        except ChronosError as error:
+            problems.append(error)
         report = ResultsSync(client, given.bucket, given.prefix, given.source).run(given.threads)
     except (BotoCoreError, OSError) as error:
-        print(f"results_sync: {error}", file=sys.stderr)
+        _say(str(error))
         return 1
-    for failure in report.failures:
-        print(f"results_sync: {failure}", file=sys.stderr)
-    print(
-        f"results_sync: {report.files} files, {report.bytes} bytes in {report.seconds:.2f} s to "
-        f"s3://{given.bucket}/{given.prefix}"
-        + (f"; {len(report.failures)} files FAILED" if report.failures else ""),
-        file=sys.stderr,
+    failures = (*map(str, problems), *report.failures)
+    for failure in failures:
+        _say(failure)
+    _say(
+        f"{report.files} files, {report.bytes} bytes in {report.seconds:.2f} s to "
+        f"s3://{given.bucket}/{given.prefix}" + (f"; {len(failures)} uploads FAILED" if failures else "")
     )
-    if report.denied:
+    if report.denied or any(isinstance(problem, StorageDenied) for problem in problems):
         return StorageDenied.exit_code
-    return 1 if report.failures else 0
+    return 1 if failures else 0
+
+
+def _say(text: str) -> None:
+    print(f"results_sync: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -93,6 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_DELETE = _handle
 
     def _get(self, key: str, _body: bytes) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        if "list-type" in query:
+            self._list(f"{key}/", query.get("prefix", [""])[0])
+            return
         found = self.s3.objects.get(key)
         if found is None:
             self._error(404, "NoSuchKey")
@@ -100,6 +104,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, found, ETag=etag(found))
 
     _head = _get
+
+    def _list(self, bucket: str, prefix: str) -> None:
+        found = sorted(key for key in self.s3.objects if key.startswith(bucket + prefix))
+        rows = "".join(
+            f"<Contents><Key>{key[len(bucket) :]}</Key><Size>{len(self.s3.objects[key])}</Size></Contents>"
+            for key in found
+        )
+        text = f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
+        self._answer(200, text.encode())
 
     def _refused(self, key: str) -> bool:
         current = self.s3.objects.get(key)

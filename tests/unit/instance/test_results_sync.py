@@ -17,9 +17,9 @@ from .fakes import FakeS3, Fault
 
 PREFIX = "dev/2025-01-15-143022/"
 RESULTS = [
-    "checkpoints/checkpoint-100/weights.npz",
-    "checkpoints/checkpoint-90/weights.npz",
+    "checkpoints/notes.txt",
     "forecasts.parquet",
+    "logs/checkpoint-7/log.txt",
     "logs/training log.txt",
     "metrics.jsonl",
     "models/model.pkl",
@@ -34,6 +34,7 @@ def output(tmp_path: Path) -> Path:
     left_out = [
         "checkpoints/checkpoint-9/weights.npz",
         "checkpoints/.tmp-checkpoint-110/weights.npz",
+        "checkpoints/.requested",
         ".tmp-training.json",
         "models/.tmp-model.pkl",
     ]
@@ -102,12 +103,17 @@ def test_the_command_line(s3: FakeS3, output: Path) -> None:
     def run(*flags: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*argv, *flags], env=environment, capture_output=True, text=True, timeout=20)
 
+    (output / "training.json").write_text('{"exit_code": 0}')
     done = run("--prefix", "/dev/2025-01-15-143022", "--from", str(output))
     assert done.returncode == 0 and done.stdout == ""
-    assert "9 files, 164 bytes" in done.stderr and f"{BUCKET}/{PREFIX}training.json" in s3.objects
+    assert "9 files, 138 bytes" in done.stderr
+    sent = [key.removeprefix(f"{BUCKET}/{PREFIX}") for method, key in s3.requests if method == "PUT"]
+    # a machine that is taken away has time for the checkpoint at least
+    assert sent[:2] == ["checkpoints/checkpoint-9/weights.npz", "checkpoints/checkpoint-9/manifest.json"]
+    assert sent[-1] == "training.json"
     s3.faults.append(Fault("PUT", "model.pkl", 403, "AccessDenied"))
     done = run("--prefix", PREFIX, "--from", str(output))
     assert done.returncode == 15
-    assert "uploading models/model.pkl" in done.stderr and "1 files FAILED" in done.stderr
+    assert "uploading models/model.pkl" in done.stderr and "1 uploads FAILED" in done.stderr
     assert run("--prefix", "/", "--from", str(output)).returncode == 2
     assert run("--prefix", PREFIX, "--from", "/no/such/folder").returncode == 2
