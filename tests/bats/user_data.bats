@@ -12,9 +12,29 @@ setup() {
   use_fake_s3 a-bucket
   export CHRONOS_ROOT="$work/the disk"
   mkdir -p "$CHRONOS_ROOT/var/lib/cloud/instance"
+  switch="$CHRONOS_ROOT/var/lib/cloud/scripts/per-boot/00-chronos-switch"
+  export FAKE_MINUTES=1
+  fake_clock 2025-01-15T14:32:22Z # two minutes after the launch
 }
 
 teardown() { common_teardown; }
+
+# The time that `date +%s` tells from here on; other uses of `date` stay as they are. <time>
+fake_clock() {
+  local real
+  real=$(type -P date)
+  if [[ -z ${FAKE_NOW:-} ]]; then
+    mkdir fakes
+    # shellcheck disable=SC2016  # a script's text
+    printf '#!/usr/bin/env bash\nif [[ $* == +%%s ]]; then set -- -d "$FAKE_NOW" +%%s; fi\nexec %q "$@"\n' "$real" >fakes/date
+    chmod +x fakes/date
+    PATH="$work/fakes:$PATH"
+  fi
+  export FAKE_NOW=$1
+}
+
+# Runs the switch and waits until its count-down has ended as well. [first]
+run_switch() { : "$("$switch" "$@" 9>&1 >/dev/null 2>said)"; }
 
 # Renders to the file user_data. [key=value…]
 render() {
@@ -27,7 +47,7 @@ values = {
     "deadline": "2025-01-15T20:30:22Z", "deadline_minutes": 360, "accelerator": "cuda", "min_free_disk_gb": 20,
     "heartbeat_seconds": 15, "log_upload_seconds": 10, "kill_grace_seconds": 90, "keep_on_failure_minutes": 0,
     "environment_archive": "venv.tar.gz", "environment_sha256": "e" * 64, "scripts_sha256": "a" * 64,
-    "dataset_sha256": "d" * 64,
+    "dataset_sha256": "d" * 64, "topic_arn": "", "stale_minutes": 15,
 }
 values.update(json.loads(word) for word in sys.argv[1:])
 try:
@@ -97,7 +117,7 @@ start_machine() {
   render "[\"scripts_sha256\", \"$digest\"]"
   start_machine
   assert_success
-  assert_effects 'shutdown -P +360' "bootstrap $CHRONOS_ROOT/opt/chronos/scripts/bootstrap.sh $RUN 360" \
+  assert_effects 'shutdown -P +360' 'shutdown -P +358' "bootstrap $CHRONOS_ROOT/opt/chronos/scripts/bootstrap.sh $RUN 360" \
     'shutdown -P now' # also when the bootstrap was killed before it could do it itself
   assert [ -f "$CHRONOS_ROOT/opt/chronos/scripts/lib/log.sh" ]
 }
@@ -107,7 +127,7 @@ start_machine() {
   render
   start_machine
   assert_failure
-  assert_effects 'shutdown -P +360' 'shutdown -P now'
+  assert_effects 'shutdown -P +360' 'shutdown -P +358' 'shutdown -P now'
 }
 
 @test "a script that was changed after its digest was taken is not run" {
@@ -117,7 +137,7 @@ start_machine() {
   printf 'touch canary\n' >>"$(object a-bucket cached-datasets/scripts/bootstrap.sh)"
   start_machine
   assert_failure
-  assert_effects 'shutdown -P +360' 'shutdown -P now'
+  assert_effects 'shutdown -P +360' 'shutdown -P +358' 'shutdown -P now'
   assert [ ! -e canary ]
 }
 
@@ -147,7 +167,7 @@ start_machine() {
   start_machine
   assert_failure
   assert_regex "$stderr" 'user data: ended; powering off'
-  assert_effects 'shutdown -P +360' 'shutdown -P now'
+  assert_effects 'shutdown -P +360' 'shutdown -P +358' 'shutdown -P now'
 }
 
 @test "a dead man's switch that cannot be armed powers the machine off: it would bill without a limit" {
@@ -155,4 +175,112 @@ start_machine() {
   FAKE_SHUTDOWN_FAILS=1 start_machine
   assert_failure
   assert_effects 'shutdown -P +360' 'shutdown -P now'
+}
+
+@test "a switch that cannot be written for the next boot powers the machine off" {
+  render
+  mkdir -p "${switch%/*/*}"
+  touch "${switch%/*}"
+  start_machine
+  assert_failure
+  assert_effects 'shutdown -P +360' 'shutdown -P now'
+}
+
+@test "the switch is on the disk before anything is fetched" {
+  render
+  # shellcheck disable=SC2016  # expanded when the call is made
+  aws_plan 's3 cp *' --before '[[ -x $CHRONOS_ROOT/var/lib/cloud/scripts/per-boot/00-chronos-switch ]] && echo armed >>"$FAKE_AWS_DIR/effects"' \
+    --silence --times 6
+  start_machine
+  assert_effects 'shutdown -P +360' 'shutdown -P +358' armed armed armed armed armed armed 'shutdown -P now'
+}
+
+# Leaves the switch on the disk as the first boot does, and nothing else of it. [minutes of life]
+first_boot() {
+  local text="$BATS_FILE_TMPDIR/user_data"
+  if [[ ! -f user_data && ! -f $text ]]; then
+    render
+    mv user_data "$text"
+  fi
+  if [[ ! -f user_data ]]; then cp "$text" user_data; fi
+  cp user_data "$CHRONOS_ROOT/var/lib/cloud/instance/user-data.txt"
+  mkdir -p "${switch%/*}"
+  sed -n "/<<'SWITCH'/,/^SWITCH\$/p" user_data | sed "1d; \$d; s/minutes=360\$/minutes=${1:-360}/" >"$switch"
+  chmod +x "$switch"
+}
+
+@test "the switch is clean to shellcheck" {
+  first_boot
+  run -0 "$repository/.venv/bin/shellcheck" --norc "$switch"
+}
+
+@test "after a restart the switch is armed again: to the deadline, and a quarter of an hour at most" {
+  first_boot
+  fake_clock 2025-01-15T20:25:00Z # five minutes and 22 seconds are left
+  run_switch
+  assert_effects 'shutdown -P +6'
+  fake_clock 2025-01-15T16:00:00Z
+  run_switch
+  assert_effects 'shutdown -P +6' 'shutdown -P +15'
+}
+
+@test "a machine that is kept after failures is kept as long after a restart" {
+  render '["keep_on_failure_minutes", 60]'
+  first_boot
+  fake_clock 2025-01-15T16:00:00Z
+  run_switch
+  assert_effects 'shutdown -P +75'
+}
+
+@test "a deadline that is past after a restart powers off at once" {
+  first_boot
+  fake_clock 2025-01-15T20:30:22Z
+  run_switch
+  assert_effects 'shutdown -P now' 'shutdown -P now' # the switch itself, and its count-down
+}
+
+@test "a last second is a minute: shutdown knows no shorter time" {
+  first_boot
+  fake_clock 2025-01-15T20:30:21Z
+  run_switch
+  assert_effects 'shutdown -P +1'
+}
+
+@test "a clock that has jumped back does not extend the deadline: minutes of life are counted, over restarts" {
+  first_boot 5
+  fake_clock 1970-01-01T00:00:00Z
+  FAKE_MINUTES=4 run_switch first
+  assert_effects 'shutdown -P +5'
+  FAKE_MINUTES=2 run_switch # a fifth minute has begun by then, and passes
+  assert_effects 'shutdown -P +5' 'shutdown -P +1' 'shutdown -P now'
+}
+
+@test "the count-down powers off though the scheduled shutdown was cancelled, and tries again when that fails" {
+  first_boot 2
+  FAKE_SHUTDOWN_FAILS=1 FAKE_MINUTES=5 run_switch first || true
+  assert_effects 'shutdown -P +2' 'shutdown -P now' 'shutdown -P now' 'shutdown -P now'
+}
+
+@test "a clock that has jumped ahead ends the machine early" {
+  first_boot
+  run_switch first
+  fake_clock 2030-01-01T00:00:00Z
+  FAKE_MINUTES=1 run_switch
+  assert_equal "$(sort -u "$FAKE_AWS_DIR/effects" | tr '\n' ' ')" 'shutdown -P +358 shutdown -P now '
+}
+
+@test "a disk that cannot be written to does not stop the count-down" {
+  first_boot 2
+  mkdir "$CHRONOS_ROOT/var/lib/chronos-minutes" # nothing can be appended to it
+  fake_clock 1970-01-01T00:00:00Z
+  FAKE_MINUTES=3 run_switch first
+  assert_effects 'shutdown -P +2' 'shutdown -P now'
+}
+
+@test "a machine made from an image of this one is left alone by its switch" {
+  first_boot
+  printf 'CHRONOS_RUN_ID=2025-01-20-000000 ' >"$CHRONOS_ROOT/var/lib/cloud/instance/user-data.txt"
+  fake_clock 2030-01-01T00:00:00Z
+  run_switch
+  assert_effects
 }
