@@ -79,7 +79,7 @@ write_launch_files() {
     --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" '
     {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
      subnet_id: ($exports.SubnetIds | split(",")[0]), scripts_sha256: $scripts, dataset_sha256: $data,
-     environment_archive: $env[0], dataset: $dataset[0]}' >"$work/facts.json"
+     environment_archive: $env[0], dataset: $dataset[0], topic_arn: ($exports.TopicArn // "")}' >"$work/facts.json"
   "${argv[@]}" <"$work/facts.json"
 }
 

@@ -70,6 +70,8 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "environment_sha256": archive["sha256"],
         "scripts_sha256": facts["scripts_sha256"],
         "dataset_sha256": facts["dataset_sha256"],
+        "topic_arn": facts.get("topic_arn", ""),
+        "stale_minutes": settings.stale_minutes,
     }
 
 

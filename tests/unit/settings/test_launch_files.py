@@ -160,6 +160,15 @@ def test_every_file_has_the_same_deadline(hours: str, tmp_path: Path) -> None:
     assert f"\nshutdown -P +{round(float(hours) * 60)}\n" in user_data
 
 
+def test_the_instance_knows_the_topic_if_there_is_one(settings: Settings) -> None:
+    topic = "arn:aws:sns:us-east-1:123456789012:ChronosTraining"
+    told = [
+        launch_files.user_data_values(settings, facts, NOW)["topic_arn"]
+        for facts in (FACTS, {**FACTS, "topic_arn": topic})
+    ]
+    assert told == ["", topic]
+
+
 def test_the_switch_in_the_guest_is_never_set_before_the_deadline(settings: Settings) -> None:
     for hours in (0.051, 0.0513, 1.1, 2.3, 5.999):
         values = launch_files.user_data_values(dataclasses.replace(settings, max_hours=hours), FACTS, NOW)

@@ -34,6 +34,8 @@ VALUES: dict[str, Any] = {
     "environment_sha256": "a" * 64,
     "scripts_sha256": "b" * 64,
     "dataset_sha256": "c" * 64,
+    "topic_arn": "arn:aws:sns:us-east-1:123456789012:ChronosTraining",
+    "stale_minutes": 15,
 }
 TEXTS = [name for name, value in VALUES.items() if isinstance(value, str)]
 VARIABLES = {
@@ -46,6 +48,7 @@ VARIABLES = {
     "environment_archive": "CHRONOS_ENVIRONMENT_ARCHIVE",
     "environment_sha256": "CHRONOS_ENVIRONMENT_SHA256",
     "dataset_sha256": "CHRONOS_DATASET_SHA256",
+    "topic_arn": "CHRONOS_TOPIC_ARN",
 }
 NASTY = [
     "two words",
