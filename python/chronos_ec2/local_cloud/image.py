@@ -1,7 +1,8 @@
 """The machine image: the programs that a guest finds on its PATH.
 
-Made once when the server starts: one folder of links to this machine's programs, a wrapper for the AWS CLI
-and the instance's own `shutdown`. The folder is the guest's whole PATH, so /sbin is out of reach by name.
+Made once when the server starts: one folder of links to this machine's programs, a wrapper for the AWS CLI,
+and the instance's own `shutdown` and `date`. The folder is the guest's whole PATH, so /sbin is out of reach
+by name.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ def build_image(folder: Path, find: Callable[[str], str | None] = find_tool) -> 
     for name, program in found.items():
         if program is not None:
             (binaries / name).symlink_to(program)
+    own = Path(__file__).parent / "image"
+    # The instance's `date` finds this machine's under another name.
+    (binaries / "date").rename(binaries / "date-of-this-machine")
+    _write_program(binaries / "date", (own / "date").read_text())
     for name in ("python3", "python"):
         (binaries / name).symlink_to(base_interpreter())
     _write_program(binaries / "aws", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -m awscli "$@"\n')
-    shutdown = (Path(__file__).parent / "image" / "shutdown").read_text()
+    shutdown = (own / "shutdown").read_text()
     for name in POWER_COMMANDS:
         _write_program(binaries / name, shutdown)
     return binaries

@@ -7,10 +7,12 @@ Run as a plain script by the instance host, with the guest's environment and the
 - Its stdin is a pipe from the host: `poweroff` or `reboot` with a grace period, end of file kills at once,
   so guests die even when the host is killed with SIGKILL.
 - The guest asks for power through the FIFO ROOT/run/power: `poweroff SECONDS`, `reboot SECONDS`, `cancel`.
-  The clock runs here, so a scheduled power-off fires whatever the guest does.
-- The guest cannot turn this machine off: it can neither gain privileges (no_new_privs) nor call reboot(2)
-  (CAP_SYS_BOOT is dropped), and where the kernel allows a mount namespace, this machine's power programs and
-  the sockets that they speak to are hidden from it.
+  It is kept here, so a scheduled power-off fires whatever the guest does, and by the guest's wall clock, as
+  systemd-logind does it: a clock that jumps moves it. That clock is this machine's plus the seconds in
+  ROOT/run/clock-offset, which the image's `date -s` writes.
+- The guest cannot turn this machine off or set its clock: it can neither gain privileges (no_new_privs) nor
+  call reboot(2) or settimeofday(2) (CAP_SYS_BOOT and CAP_SYS_TIME are dropped), and where the kernel allows a
+  mount namespace, this machine's power programs and the sockets that they speak to are hidden from it.
 
 The exit status tells the host who asked; see the constants.
 """
@@ -33,7 +35,7 @@ POWEROFF_BY_GUEST = 40
 REBOOT_BY_GUEST = 41
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 36, 38, 24
-_CAP_SYS_BOOT = 22
+_CAP_SYS_BOOT, _CAP_SYS_TIME = 22, 25
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "init", "telinit", "systemctl", "loginctl")
@@ -42,7 +44,7 @@ POWER_CONTROLS = (
     *("/run/dbus/system_bus_socket", "/run/systemd/private", "/run/initctl", "/dev/initctl"),
 )
 _POLL_SECONDS = 0.02
-_LONGEST_SLEEP_SECONDS = 5.0
+_LONGEST_SLEEP_SECONDS = 1.0
 _LINUX = sys.platform == "linux"
 
 
@@ -80,9 +82,12 @@ def may_hide() -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def _now() -> float:
-    """Seconds that go on while the computer sleeps: a deadline is a deadline."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if _LINUX else time.time()
+def guest_time(root: str) -> float:
+    """The guest's wall clock, in seconds since 1970."""
+    try:
+        return time.time() + float((Path(root) / "run" / "clock-offset").read_text())
+    except (OSError, ValueError):
+        return time.time()
 
 
 def _parents() -> dict[int, int]:
@@ -133,8 +138,8 @@ def kill_everything(grace: float) -> None:
     """SIGTERM to every descendant, `grace` seconds, then SIGKILL until none is left."""
     if grace > 0:
         _signal_all(signal.SIGTERM)
-        end = _now() + grace
-        while _reap() and _now() < end:
+        end = time.monotonic() + grace
+        while _reap() and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
     while _reap():
         _signal_all(signal.SIGKILL)
@@ -150,6 +155,7 @@ class Machine:
     """The running guest and the power-off that may be scheduled for it."""
 
     def __init__(self, root: str, grace: float) -> None:
+        self._root = root
         self._grace = grace
         self._deadline: float | None = None
         self._exit_code = POWEROFF_BY_GUEST
@@ -193,7 +199,7 @@ class Machine:
                         return self._obey_host()
                     self._listen(key.fd)
                 _reap()
-                if self._deadline is not None and _now() >= self._deadline:
+                if self._deadline is not None and guest_time(self._root) >= self._deadline:
                     say("[  OK  ] Reached target Power-Off: the guest asked for it.")
                     kill_everything(self._grace)
                     return self._exit_code
@@ -201,7 +207,7 @@ class Machine:
     def _patience(self) -> float | None:
         if self._deadline is None:
             return None
-        return max(0.0, min(self._deadline - _now(), _LONGEST_SLEEP_SECONDS))
+        return max(0.0, min(self._deadline - guest_time(self._root), _LONGEST_SLEEP_SECONDS))
 
     def _obey_host(self) -> int:
         asked = os.read(0, 64)
@@ -222,7 +228,7 @@ class Machine:
             case ["cancel"]:
                 self._deadline = None
             case ["poweroff" | "reboot" as verb, seconds] if seconds.isdigit():
-                self._deadline = _now() + int(seconds)
+                self._deadline = guest_time(self._root) + int(seconds)
                 self._exit_code = POWEROFF_BY_GUEST if verb == "poweroff" else REBOOT_BY_GUEST
             case _:
                 say(f"power: cannot read {words!r}")
@@ -233,7 +239,8 @@ def main(arguments: list[str]) -> int:
     root, grace, *command = arguments
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_CAPBSET_DROP, _CAP_SYS_BOOT)
+    for capability in (_CAP_SYS_BOOT, _CAP_SYS_TIME):
+        _prctl(_PR_CAPBSET_DROP, capability)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         kill_everything(0.0)

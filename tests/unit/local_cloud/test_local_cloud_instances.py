@@ -126,6 +126,45 @@ def test_a_scheduled_power_off_fires_though_the_script_hangs(cloud: Any, eventua
     assert cloud.ends_as(instance, "terminated", 5)
 
 
+def test_a_guests_clock_is_its_own_and_a_scheduled_power_off_follows_it(
+    cloud: Any, eventually: Check
+) -> None:
+    script = BASH + (
+        "date -s '2031-05-06 07:08:09 UTC'; date -u +%FT%H:%M > now; TZ=UTC date -d 2020-01-01 +%s > then\n"
+        "echo poweroff 3600 > run/power; until [[ -e go ]]; do sleep 0.02; done\n"
+        "date -s '2031-05-06 09:00:00 UTC'; echo jumped; sleep 60\n"
+    )
+    instance = cloud.boot(script)
+    disk = cloud.disk(instance)
+    assert eventually(lambda: (disk / "then").exists() and (disk / "then").read_text())
+    assert (disk / "now").read_text() == "2031-05-06T07:08\n"
+    assert (disk / "then").read_text() == "1577836800\n"
+    assert cloud.state(instance) == "running"
+    assert time.time() < 1900000000, "this machine's clock was set"
+    (disk / "go").touch()
+    assert cloud.ends_as(instance, "terminated", 5)
+    assert "jumped" in cloud.console(instance)
+
+
+def test_reboot_by_the_api_runs_the_per_boot_scripts_and_keeps_the_disk(
+    cloud: Any, eventually: Check
+) -> None:
+    per_boot = "var/lib/cloud/scripts/per-boot"
+    script = BASH + (
+        f"printf '#!/bin/sh\\necho first $(cat kept)\\n' > {per_boot}/00-a; echo echo > {per_boot}/50-text\n"
+        f"printf '#!/bin/sh\\necho second\\n' > {per_boot}/99-b; chmod +x {per_boot}/[09]*\n"
+        "echo data > kept; echo user data ran; sleep 60\n"
+    )
+    instance = cloud.boot(script)
+    assert eventually(lambda: "user data ran" in cloud.console(instance))
+    cloud.ec2.reboot_instances(InstanceIds=[instance])
+    assert eventually(lambda: "first data\nsecond\n" in cloud.console(instance)), cloud.console(instance)
+    assert cloud.console(instance).count("user data ran") == 1
+    assert cloud.state(instance) == "running"
+    cloud.ec2.terminate_instances(InstanceIds=[instance])
+    assert cloud.ends_as(instance, "terminated")
+
+
 def test_shutdown_schedules_in_minutes_and_cancels(cloud: Any, eventually: Check) -> None:
     script = BASH + "shutdown -P +1; shutdown -c; echo poweroff 0 > /dev/null; shutdown -P +0; sleep 60\n"
     instance = cloud.boot(script)
@@ -193,7 +232,7 @@ def test_the_guest_finds_only_the_instances_own_shutdown_and_cannot_gain_privile
     if subprocess.run(["unshare", "-m" if os.geteuid() == 0 else "-Um", "true"], check=False).returncode == 0:
         assert (disk / "seen").read_text() == "", "this machine's own power programs"
     if os.geteuid() == 0:
-        assert not int(status["CapBnd"], 16) & 1 << 22, "CAP_SYS_BOOT"
+        assert not int(status["CapBnd"], 16) & (1 << 22 | 1 << 25), "CAP_SYS_BOOT, CAP_SYS_TIME"
 
 
 def test_python_and_the_aws_cli_are_the_images_own(cloud: Any, eventually: Check) -> None:
