@@ -28,9 +28,10 @@ class RunConfig:
         environment: `[a-z][a-z0-9-]{0,31}`.
         accelerator: `cpu` or `cuda`; has no default, because a CPU run is asked for and never guessed.
         trainer: `test` (the linear quantile model) or `command`.
-        command: what `trainer: command` runs; `{config}`, `{data}` and `{output}` stand for the paths.
+        command: what `trainer: command` runs; the wrapper's help lists the placeholders in it.
         min_free_disk_gb: GB of 10^9 bytes that the preflight wants free.
         heartbeat_seconds: pause between two updates of the state file.
+        checkpoint_every_steps: how often a trainer of the user's own saves; 0 when it does not say.
         seed: passed on to the trainer.
         training_config: the trainer's own settings; the trainer checks them.
     """
@@ -42,6 +43,7 @@ class RunConfig:
     command: tuple[str, ...] = ()
     min_free_disk_gb: float = 20.0
     heartbeat_seconds: float = 15.0
+    checkpoint_every_steps: int = 0
     seed: int = 0
     training_config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ class RunConfig:
             command=given.strings("command"),
             min_free_disk_gb=given.number("min_free_disk_gb", 20.0, minimum=0.0),
             heartbeat_seconds=given.number("heartbeat_seconds", 15.0, minimum=0.1),
+            checkpoint_every_steps=given.whole("checkpoint_every_steps", 0),
             seed=given.whole("seed", 0),
             training_config=given.mapping("training_config"),
         )

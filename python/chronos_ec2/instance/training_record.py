@@ -78,6 +78,8 @@ class TrainingRecord:
         self._label: str | None = None
         self._bad_loss: str | None = None
         self._bad_gradient = False
+        self._last_step: int | None = None
+        self._resumed_at: int | None = None
         self._summarised = False
 
     @property
@@ -109,8 +111,11 @@ class TrainingRecord:
             Whether `training.json` is worth writing again now.
         """
         kind = event["event"]
+        self._note_step(event)
         if kind == "start":
             self._start = event
+        elif kind == "resume":
+            self._resumed_at = self._last_step
         elif kind in ("metric", "eval", "train_summary"):
             self._observe_numbers(event)
             self._summarised = self._summarised or kind == "train_summary"
@@ -158,6 +163,8 @@ class TrainingRecord:
             "ended_at": to_text(ended_at) if ended_at else None,
             "exit_code": exit_code,
             "error": error,
+            "last_step": self._last_step,
+            **({} if self._resumed_at is None else {"resumed_from_step": self._resumed_at}),
             "data": data,
             "model": {"parameters": self._start.get("params"), **(self.model_file or {"path": None})},
             "metrics": {**self._numbers, **_mapping(final.get("metrics"))},
@@ -169,6 +176,11 @@ class TrainingRecord:
         }
         plain_fields: dict[str, Any] = plain(fields)
         return plain_fields
+
+    def _note_step(self, event: Event) -> None:
+        step = as_number(event.get("steps" if event["event"] == "train_end" else "step"))
+        if step is not None and 0 <= step < _MAX_STEP:
+            self._last_step = int(step)
 
     def _observe_numbers(self, event: Event) -> None:
         step, epoch = as_number(event.get("step")), as_number(event.get("epoch"))

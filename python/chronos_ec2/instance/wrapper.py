@@ -4,8 +4,9 @@ usage: training_wrapper.py --config FILE --data DIR --output DIR
                            [--bucket B [--env E] [--run-id R]] [--grace-seconds N] [-- COMMAND...]
 
 Without COMMAND, `trainer` in the config says what runs: `test` is the linear quantile model, `command` is the
-config's `command`, in which {config}, {data} and {output} stand for the paths. Without --bucket there is no
-state file and no heartbeat; --env and --run-id default to the config's.
+config's `command`, in which {config}, {data}, {output} and {checkpoints} stand for the paths, and
+{checkpoint_every_steps} for the setting. Without --bucket there is no state file and no heartbeat; --env and
+--run-id default to the config's.
 
 In the output folder: training.json, metrics.jsonl (appended), logs/training.log (appended).
 
@@ -30,6 +31,7 @@ from typing import Any, Final
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.instance.checkpoint_files import RESTORED, read_note
 from chronos_ec2.instance.collector import Collector
 from chronos_ec2.instance.heartbeat import Heartbeat
 from chronos_ec2.instance.run_config import ENVIRONMENT, RUN_ID, RunConfig, load_run_config
@@ -38,6 +40,7 @@ from chronos_ec2.instance.training_record import TrainingRecord, describe_data, 
 from chronos_ec2.instance.verdict import Ending, judge
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
+from chronos_ec2.state.stored_checkpoints import FOLDER
 
 DEFAULT_GRACE_SECONDS: Final = 60.0
 _PACKAGE_ROOT: Final = Path(__file__).resolve().parents[2]
@@ -71,10 +74,16 @@ def say(message: str) -> None:
 def trainer_argv(config: RunConfig, config_path: Path, data: Path, output: Path) -> tuple[str, ...]:
     """The command that a config's `trainer` stands for."""
     if config.trainer == "command":
-        paths = {"{config}": str(config_path), "{data}": str(data), "{output}": str(output)}
+        words = {
+            "{config}": str(config_path),
+            "{data}": str(data),
+            "{output}": str(output),
+            "{checkpoints}": str(output / FOLDER),
+            "{checkpoint_every_steps}": str(config.checkpoint_every_steps),
+        }
         argv = list(config.command)
-        for placeholder, path in paths.items():
-            argv = [part.replace(placeholder, path) for part in argv]
+        for placeholder, word in words.items():
+            argv = [part.replace(placeholder, word) for part in argv]
         return tuple(argv)
     module = "chronos_ec2.instance.trainers.linear_quantile"
     flags = ("--config", str(config_path), "--data", str(data), "--output", str(output))
@@ -91,6 +100,15 @@ def child_environment(environ: dict[str, str]) -> dict[str, str]:
     }
 
 
+def resumed_from(job: Job) -> dict[str, Any]:
+    """Which run this one goes on from, and at which step if its trainer does not say it itself."""
+    note = read_note(job.output / FOLDER, RESTORED)
+    if not note:
+        return {}
+    step = None if job.trainer == "test" else note.get("step")
+    return {"resume_from": note.get("run_id"), "resumed_from_step": step}
+
+
 class Session:
     """One training from start to verdict."""
 
@@ -103,6 +121,7 @@ class Session:
             "command": list(job.argv),
             "training_config": dict(job.config.training_config),
             "data": describe_data(job.data),
+            **resumed_from(job),
         }
         self._record = TrainingRecord(about, started_at)
         self._collector = Collector(job.output, self._record, say)
@@ -119,6 +138,7 @@ class Session:
 
     def run(self) -> int:
         """Train, write the record, return the exit code."""
+        (self._job.output / FOLDER).mkdir(exist_ok=True)
         self._collector.save(self._record.document("running"))
         for caught in (signal.SIGTERM, signal.SIGINT):
             signal.signal(caught, self._on_signal)

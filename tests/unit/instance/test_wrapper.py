@@ -116,9 +116,26 @@ def test_an_interrupted_trainer_that_exits_0_does_not_count_as_done(rig: Rig) ->
 def test_the_configs_command_gets_the_paths(rig: Rig) -> None:
     show = "import sys; print(*sys.argv[1:], sep='|')"
     command = [sys.executable, "-c", show, "{config}", "{data}", "--out={output}", '{"a": 1}']
-    code, out, _ = rig.run(None, command=command)
+    saving = ["{checkpoints}", "{checkpoint_every_steps}"]
+    code, out, _ = rig.run(None, command=[*command, *saving], checkpoint_every_steps=50)
     assert code == 0
-    assert out == f'{rig.folder}/config.yaml|{rig.folder}/data|--out={rig.output}|{{"a": 1}}\n'
+    paths = f"{rig.folder}/config.yaml|{rig.folder}/data|--out={rig.output}"
+    assert out == f'{paths}|{{"a": 1}}|{rig.output}/checkpoints|50\n'
+    assert (rig.output / "checkpoints").is_dir()
+
+
+def test_the_record_says_which_run_it_goes_on_from_and_where(rig: Rig) -> None:
+    note = rig.output / "checkpoints/.tmp-restored.json"
+    note.parent.mkdir(parents=True)
+    note.write_text('{"run_id": "2025-01-14-000000", "step": 40}')
+    rig.run("pass")
+    assert (rig.record["resume_from"], rig.record["resumed_from_step"]) == ("2025-01-14-000000", 40)
+    assert rig.record["last_step"] is None
+    rig.run("""print('{"event": "resume", "step": 30}\\n{"event": "metric", "step": 35, "loss": 1}')""")
+    assert (rig.record["resumed_from_step"], rig.record["last_step"]) == (30, 35)
+    note.unlink()
+    rig.run("""print('{"event": "train_end", "steps": 36}')""")
+    assert "resume_from" not in rig.record and rig.record["last_step"] == 36
 
 
 def test_a_command_that_is_not_there_says_so(rig: Rig) -> None:

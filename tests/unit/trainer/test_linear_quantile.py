@@ -145,6 +145,18 @@ def test_a_checkpoint_of_other_data_is_refused(
     assert "another data" in refused.stderr
 
 
+def test_a_checkpoint_that_is_asked_for_is_made_at_once_and_changes_no_byte(
+    train_apart: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
+) -> None:
+    request = tmp_path / "out put" / "checkpoints" / ".requested"
+    request.parent.mkdir(parents=True)
+    request.touch()
+    asked = train_apart(config(**SMALL), waves)
+    assert [event["step"] for event in asked.all("checkpoint")] == [1, 10, 20, 30, 40]
+    assert not request.exists()
+    assert model_bytes(asked) == model_bytes(whole)
+
+
 def test_how_often_to_save_may_change_on_the_way(train: Train, config: Config, waves: Path) -> None:
     train(config(**SMALL), waves, "--fail-at-step", "15")
     assert train(config(**{**SMALL, "save_steps": 7, "log_steps": 3}), waves).status == 0

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from chronos_ec2.instance.checkpoint_files import REQUEST
 from chronos_ec2.instance.trainers.files import sha256_of, write_atomically
 
 FORMAT_VERSION: Final = 1
@@ -93,6 +94,15 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path.name} is not whole and was passed over: {error}")
     return None, problems
+
+
+def take_request(folder: Path) -> bool:
+    """Whether somebody wants a checkpoint now, without waiting for the next one due; asks once a request."""
+    try:
+        (folder / REQUEST).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def remove_checkpoints(folder: Path) -> None:

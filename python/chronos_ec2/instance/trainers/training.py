@@ -19,7 +19,12 @@ from chronos_ec2.instance.events import EventWriter
 from chronos_ec2.instance.metrics import season_from_spacing
 from chronos_ec2.instance.series import SeriesSet
 from chronos_ec2.instance.trainers.artifact import save_model
-from chronos_ec2.instance.trainers.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from chronos_ec2.instance.trainers.checkpoints import (
+    Checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    take_request,
+)
 from chronos_ec2.instance.trainers.evaluation import HeldOut
 from chronos_ec2.instance.trainers.model import Adam, LinearQuantileModel, Shape
 from chronos_ec2.instance.trainers.rehearsal import Rehearsal, StopRequest
@@ -148,6 +153,8 @@ class Trainer:
                 self._events.emit("metric", step=self._step, loss=self._loss, lr=rate)
             if self._step % config.save_steps == 0 or self._step == config.max_steps:
                 self._events.emit("eval", step=self._step, **self._held_out.score(self._model))
+                self._save()
+            if take_request(self._output / CHECKPOINTS):
                 self._save()
         return False
 
