@@ -95,8 +95,10 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         client_token,
         conditional_writes,
         console_output,
+        quotas,
         ranged_reads,
         stack_deletion,
+        stack_properties,
         stack_update,
     )
     from chronos_ec2.local_cloud.guest import Hardware
@@ -113,6 +115,8 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     client_token.install()
     stack_deletion.install()
     stack_update.install()
+    stack_properties.install()
+    quotas.install()
     console_output.install(host.console)
     images.install()
     return server, host
