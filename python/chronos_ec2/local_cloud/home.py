@@ -62,6 +62,11 @@ class Home:
         return self.path / "consoles"
 
     @property
+    def clock_offset(self) -> Path:
+        """Seconds that the clock of scheduled calls is ahead of this machine's; a test writes it."""
+        return self.path / "clock-offset"
+
+    @property
     def scratch(self) -> Path:
         """The server's own temporary files."""
         return self.path / "tmp"

@@ -72,6 +72,7 @@ def _lock_home(home: Home) -> IO[str]:
 def _prepare(home: Home) -> None:
     """Clear what a killed server left, and keep temporary files in the home."""
     home.endpoint_file.unlink(missing_ok=True)
+    home.clock_offset.unlink(missing_ok=True)
     shutil.rmtree(home.scratch, ignore_errors=True)
     shutil.rmtree(home.consoles, ignore_errors=True)
     home.disks.mkdir(exist_ok=True)
@@ -97,6 +98,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         console_output,
         quotas,
         ranged_reads,
+        schedules,
         stack_deletion,
         stack_properties,
         stack_update,
@@ -118,6 +120,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     stack_properties.install()
     quotas.install()
     console_output.install(host.console)
+    schedules.install(hardware.endpoint_url, home.clock_offset)
     images.install()
     return server, host
 
