@@ -12,7 +12,8 @@
 # Environment, from user data: CHRONOS_RUN_ID, CHRONOS_ENV, CHRONOS_BUCKET, CHRONOS_ACCELERATOR (cuda|cpu),
 #   CHRONOS_ENVIRONMENT_ARCHIVE and _SHA256, CHRONOS_DATASET_SHA256, CHRONOS_DEADLINE_MINUTES, CHRONOS_MIN_FREE_DISK_GB,
 #   CHRONOS_HEARTBEAT_SECONDS, CHRONOS_LOG_UPLOAD_SECONDS, CHRONOS_KILL_GRACE_SECONDS,
-#   CHRONOS_KEEP_ON_FAILURE_MINUTES, CHRONOS_ROOT (like DESTDIR; empty on EC2).
+#   CHRONOS_KEEP_ON_FAILURE_MINUTES, CHRONOS_ROOT (like DESTDIR; empty on EC2), CHRONOS_TOPIC_ARN (empty: no notices),
+#   CHRONOS_STALE_MINUTES.
 # Exit codes: 0 trained; 2 usage; 25 this is not the run's EC2 instance; else that of the phase that failed.
 # Runs on: the instance. It refuses to run, and cannot power off, anywhere else.
 set -Eeuo pipefail
@@ -27,6 +28,10 @@ source "$script_dir/lib/instance.sh"
 source "$script_dir/lib/companions.sh"
 # shellcheck source=lib/phases.sh
 source "$script_dir/lib/phases.sh"
+# shellcheck source=lib/stall.sh
+source "$script_dir/lib/stall.sh"
+# shellcheck source=lib/run_notices.sh
+source "$script_dir/lib/run_notices.sh"
 
 # Tools that the AMI may lack have come with the scripts; the AMI's own are found first. S3 knows no mode bits.
 if [[ -d $script_dir/bin ]]; then chmod -R a+rx "$script_dir/bin"; fi
@@ -104,6 +109,8 @@ start_companions() {
     "$CHRONOS_LOG_UPLOAD_SECONDS" &
   companion_pids+=($!)
   watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
+  companion_pids+=($!)
+  watch_for_stall tell_stall "${CHRONOS_STALE_MINUTES:-15}" 60 "${log_file%/*}/moved" "$data" "$home" &
   companion_pids+=($!)
 }
 
@@ -229,6 +236,7 @@ on_exit() {
   move_state cleanup cleanup
   record_phase cleanup "$phase_started" ok
   finish_records "$status" "$outcome" "$error"
+  tell_end "$outcome" "$phase" "$error" "$INSTANCE_ID"
   flush_log
   delete_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" || log_warn "the state file could not be deleted; the next launch takes the claim over"
   timeout 60 aws ec2 terminate-instances --instance-ids "$INSTANCE_ID" >/dev/null || log_warn "terminate-instances failed; powering off does it"
@@ -255,6 +263,7 @@ main() {
   run_phase venv_download initialization phase_venv_download
   run_phase gpu_preflight initialization phase_gpu_preflight
   run_phase data_sync data_sync phase_data_sync
+  tell start &
   run_phase training training phase_training
   run_phase results_sync results_sync phase_results_sync
 }

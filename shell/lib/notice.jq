@@ -43,7 +43,7 @@ def cost:
 
 def machine:
   [.pool.instance_type // .instance.type, .pool.market // .instance.market] as $what
-  | if .instance.id == null then null else "\(.instance.id) (\($what | map(select(. != null)) | join(", ")))" end;
+  | if .instance.id == null then null else [.instance.id, $what[] | select(. != null)] | join(", ") end;
 
 def next_command:
   if $event == "start" then "invoke watch --env \($env)"

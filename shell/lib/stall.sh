@@ -7,8 +7,6 @@ readonly _CHRONOS_STALL=1
 _stall_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=companions.sh
 source "$_stall_lib_dir/companions.sh"
-# shellcheck source=notices.sh
-source "$_stall_lib_dir/notices.sh"
 
 # Waits until nothing has been written to some folders for a while, then calls a function once, with the minutes.
 # Time is counted in looks: a clock that jumps is no stall.
@@ -26,17 +24,4 @@ watch_for_stall() {
     mv -f "$marker.next" "$marker"
   done
   "$tell" "$minutes"
-}
-
-# Says that a run stands still, in the log and to the topic, unless it is ending anyway.
-# <topic arn, or ''> <bucket> <env> <run_id> <minutes>
-tell_stall() {
-  local lacking
-  read_state "$2" "$3" 2>/dev/null || STATE_JSON='{}'
-  # shellcheck disable=SC2016  # a jq program
-  lacking=$(jq -c --argjson minutes "$5" 'select(.status | IN("failed", "killed", "cleanup") | not)
-    | {stalled_minutes: $minutes, current_step: (.current_step // "an unknown step")}' <<<"$STATE_JSON") || return 0
-  if [[ -z $lacking ]]; then return 0; fi
-  log_warn "nothing has been written for $5 minutes; nothing is ended for that before the deadline, invoke kill ends it"
-  notify "$1" "$2" "$3" "$4" stall "$lacking"
 }

@@ -66,6 +66,17 @@ program_does() { printf '%s\n' "$2" >"$FAKE_PYTHON/$1"; }
 plan_cli() { aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}'; }
 plan_terminate() { aws_plan 'ec2 terminate-instances --instance-ids i-0abc' --out '{}'; }
 
+# Gives the run a topic and calls it stale at once; what SNS takes is noted in `told`, but for the end.
+be_told() {
+  export CHRONOS_TOPIC_ARN=arn:aws:sns:us-east-1:123456789012:ChronosTraining CHRONOS_STALE_MINUTES=0
+  : >"$FAKE_AWS_DIR/told"
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 'sns publish * training has begun*' --out '{}' --before 'echo start >>"$FAKE_AWS_DIR/told"'
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 'sns publish * no progress for 0 minutes*' --out '{}' --before 'echo stall >>"$FAKE_AWS_DIR/told"'
+  aws_plan 'sns publish * failed at training*' --out '{}'
+}
+
 # Starts bootstrap.sh in a session of its own; sets boot_pid.
 start_boot() {
   setsid bash "$scripts/bootstrap.sh" >"$work/console" 2>&1 3>&- &
@@ -96,7 +107,7 @@ wait_for() {
 # The end that every run has, in this order and with nothing after it.
 assert_clean_end() {
   local effects end
-  effects=$(<"$FAKE_AWS_DIR/effects")
+  effects=$(grep -v /notices/ "$FAKE_AWS_DIR/effects")
   end="put-object logs/$RUN/phase_logs.json
 put-object dev/$RUN/run.json if-match
 put-object dev/$RUN/logs/bootstrap.log
@@ -304,10 +315,18 @@ cleanup cleanup i-0abc"
   plan_cli
   plan_terminate
   # shellcheck disable=SC2016  # the fake expands it
-  program_does training 'printf "{\"error\": \"out of memory\"}" >"$CHRONOS_ROOT/data/output/training.json"; exit 3'
+  program_does training 'while (($(wc -l <"$FAKE_AWS_DIR/told") < 2)); do sleep 0.05; done
+    printf "{\"error\": \"out of memory\"}" >"$CHRONOS_ROOT/data/output/training.json"; exit 3'
+  be_told
   boot
   assert_failed_run training 3 '^out of memory$'
   assert_equal "$(tail -n 1 "$FAKE_PYTHON/calls" | cut -d' ' -f1)" results_sync
+  # The topic was told when nothing moved (for no minutes, in this test), when training began, and of the end.
+  run -0 grep -E 'notices|run.json' "$FAKE_AWS_DIR/effects"
+  assert_equal "$(tail -n 2 <<<"$output")" "put-object dev/$RUN/run.json if-match
+put-object dev/$RUN/notices/end.json if-none-match=*"
+  assert_equal "$(sort "$FAKE_AWS_DIR/told")" $'stall\nstart'
+  assert_regex "$(jq -r .message "$(object a-bucket "dev/$RUN/notices/end.json")")" 'error +out of memory'
 }
 
 @test "results_sync: results that cannot be uploaded are tried once more" {
@@ -415,10 +434,13 @@ cleanup cleanup i-0abc"
   assert_equal "$(tail -n 2 "$FAKE_AWS_DIR/effects")" $'terminate-instances\nshutdown -P now'
 }
 
-@test "with EC2 refusing it still powers off" {
+@test "with EC2 and SNS refusing it still succeeds, and powers off" {
   plan_cli
   aws_plan 'ec2 terminate-instances *' --error UnauthorizedOperation
-  boot
+  aws_plan 'sns publish *' --error AuthorizationError --times 2
+  CHRONOS_TOPIC_ARN=arn:aws:sns:us-east-1:123456789012:ChronosTraining boot
+  assert_equal "$boot_status" 0
+  assert_regex "$(cat "$(object a-bucket "dev/$RUN/logs/bootstrap.log")")" 'the notice of the end of run .* was not sent: .*AuthorizationError'
   assert_equal "$(tail -n 1 "$FAKE_AWS_DIR/effects")" 'shutdown -P now'
   assert_regex "$(<console)" 'powering off does it'
 }

@@ -42,7 +42,7 @@ run         $RUN
 outcome     failed
 step        training
 error       CUDA out of memory
-machine     i-0abc (g4dn.2xlarge, on-demand)
+machine     i-0abc, g4dn.2xlarge, on-demand
 began       2025-01-15T14:30:22Z
 lasted      2 h 00 min
 cost        \$1.53
