@@ -96,9 +96,11 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         client_token,
         conditional_writes,
         console_output,
+        pricing,
         quotas,
         ranged_reads,
         schedules,
+        spot_prices,
         stack_deletion,
         stack_properties,
         stack_update,
@@ -106,7 +108,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     from chronos_ec2.local_cloud.guest import Hardware
 
     dispatcher = DomainDispatcherApplication(create_backend_app)
-    answer = _StatusPage(dispatcher)
+    answer = _StatusPage(pricing.PriceListService(dispatcher))
     server = make_server("127.0.0.1", port, answer, threaded=True, request_handler=MotoRequestHandler)
     grace = float(os.environ.get(GRACE_VARIABLE) or _DEFAULT_GRACE_SECONDS)
     hardware = Hardware(binaries, f"http://127.0.0.1:{server.port}", grace)
@@ -119,6 +121,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     stack_update.install()
     stack_properties.install()
     quotas.install()
+    spot_prices.install()
     console_output.install(host.console)
     schedules.install(hardware.endpoint_url, home.clock_offset)
     images.install()
