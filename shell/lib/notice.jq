@@ -29,6 +29,7 @@ def interrupted: .outcome == "failed" and (.interrupted_at_step != null or ((.er
 def headline:
   (if .failed_step then " at \(.failed_step)" else "" end) as $where
   | if $event == "start" then "training has begun"
+    elif $event == "stall" and .silent_for then "no sign of life for \(.silent_for) at \(.current_step)"
     elif $event == "stall" then "no progress for \(.stalled_minutes) minutes at \(.current_step)"
     elif interrupted then "interrupted\($where)"
     elif .outcome == "launch_failed" then "the launch failed"

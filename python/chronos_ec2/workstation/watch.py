@@ -42,6 +42,7 @@ def watch(
     as_json: bool = False,
     poll_seconds: float = 2.0,
     heartbeat_seconds: float = 15,
+    saw: Callable[[Sight], None] | None = None,
     now: Callable[[], datetime] = utc_now,
     sleep: Callable[[float], None] = time.sleep,
 ) -> ExitCode:
@@ -52,6 +53,7 @@ def watch(
         run_id: which run; None means the active one, or the last one when none is active.
         as_json: one JSON object a change (with `follow=False` exactly one).
         heartbeat_seconds: how often a healthy run writes its state.
+        saw: gets every sight after it was shown.
 
     Returns:
         The run's own exit code once it has ended; OK while it runs or when none is active;
@@ -67,9 +69,9 @@ def watch(
     )
     with make_view(out, as_json=as_json, follow=follow) as view:
         try:
-            sight = _show(observer, view)
+            sight = _show(observer, view, saw)
             if follow:
-                sight = _follow(observer, view, sight, poll_seconds, now, sleep)
+                sight = _follow(observer, view, saw, sight, poll_seconds, now, sleep)
         except StateUnreadable as error:
             view.show(Sight(environment, run_id, "corrupt", now(), detail=str(error)))
             return ExitCode.STATE_UNREADABLE
@@ -84,18 +86,21 @@ def watch(
     return OUTCOME_CODES.get(sight.outcome, ExitCode.FAILED)
 
 
-def _show(observer: Observer, view: View) -> Sight:
+def _show(observer: Observer, view: View, saw: Callable[[Sight], None] | None) -> Sight:
     sight = observer.look()
     failed = sight.outcome not in (None, "succeeded") and sight.word != "idle"
     if view.wants_log or failed:
         sight = replace(sight, log_tail=observer.log_tail())
     view.show(sight)
+    if saw is not None:
+        saw(sight)
     return sight
 
 
 def _follow(
     observer: Observer,
     view: View,
+    saw: Callable[[Sight], None] | None,
     sight: Sight,
     poll_seconds: float,
     now: Callable[[], datetime],
@@ -107,7 +112,7 @@ def _follow(
     while sight.outcome is None and sight.word != "idle":
         sleep(poll_seconds)
         try:
-            sight = _show(observer, view)
+            sight = _show(observer, view, saw)
         except TRANSIENT as error:
             if out_since is None:
                 view.note(f"{error}; trying again, the run is not affected")

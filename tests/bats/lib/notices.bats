@@ -64,6 +64,7 @@ next: invoke logs --env dev --run $RUN"
   done <<EVENTS
 start|{}|training has begun|invoke watch --env dev
 stall|{}|no progress for 15 minutes at step_7|invoke kill --env dev
+stall|{"silent_for":"16 min 40 s"}|no sign of life for 16 min 40 s at step_7|invoke kill --env dev
 end|{"outcome":"succeeded"}|succeeded|invoke fetch --env dev --run $RUN
 end|{"outcome":"failed","failed_step":"data_sync"}|failed at data_sync|invoke logs --env dev --run $RUN
 end|{"outcome":"failed","failed_step":"training","interrupted_at_step":40}|interrupted at training|invoke launch --env dev --resume $RUN

@@ -481,6 +481,14 @@ def test_ctrl_c_says_that_the_run_goes_on(
     assert world.keys("dev/system-state.json") == ["dev/system-state.json"]
 
 
+def test_every_look_is_handed_on(world: Any) -> None:
+    world.put_state("training", "step_1")
+    world.clock.during(2, lambda: end(world, "succeeded"))
+    words: list[str] = []
+    assert Watched(world, saw=lambda sight: words.append(sight.word)).code == ExitCode.OK
+    assert words == ["training", "training", "succeeded"]
+
+
 def test_a_watch_changes_nothing_while_a_run_lives(world: Any) -> None:
     world.put_run(started_at=to_text(world.clock.now()))
     world.put_state("training", "step_20")
