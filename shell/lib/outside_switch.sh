@@ -1,0 +1,117 @@
+# shellcheck shell=bash
+# The dead man's switch outside the machine: a one-off EventBridge schedule that terminates a run's instance a little
+# after the run's deadline, and then deletes itself. It asks nothing of the machine, the laptop or S3.
+# chronos_ec2/workstation/outside_switch.py says the same for `invoke reap`.
+[[ -n ${_CHRONOS_OUTSIDE_SWITCH:-} ]] && return 0
+readonly _CHRONOS_OUTSIDE_SWITCH=1
+
+_outside_switch_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=state_helpers.sh
+source "$_outside_switch_lib_dir/state_helpers.sh"
+
+# Seconds after the deadline: the guest's own switch, which saves the logs' last lines, comes first.
+readonly OUTSIDE_GRACE_SECONDS=300
+readonly _SWITCH_ATTEMPTS=5
+
+# Prints the name of a run's schedule. <env> <run_id>
+outside_switch_name() { printf 'chronos-%s-%s\n' "$1" "$2"; }
+
+# Whether the stack has a group and a role for schedules; says what to do when it has not. <exports json>
+require_outside_switch() {
+  if jq -e '(.ScheduleGroupName and .SchedulerRoleArn) | not' <<<"$1" >/dev/null; then
+    log_error "the stack has no schedule group and role for the outside switch: run invoke deploy again, or go without it: --set outside_switch=false"
+    return "$EXIT_NOT_DEPLOYED"
+  fi
+}
+
+# Prints the request that arms a switch, as one JSON object. <exports json> <env> <run_id> <instance id> <deadline>
+outside_switch_request() {
+  # shellcheck disable=SC2016  # a jq program
+  jq -c --arg name "$(outside_switch_name "$2" "$3")" --arg id "$4" --arg deadline "$5" \
+    --argjson grace "$OUTSIDE_GRACE_SECONDS" '{
+      Name: $name,
+      GroupName: .ScheduleGroupName,
+      Description: "Terminates \($id) after the deadline of its run",
+      ScheduleExpression: "at(\($deadline | fromdateiso8601 + $grace | todateiso8601 | rtrimstr("Z")))",
+      ScheduleExpressionTimezone: "UTC",
+      FlexibleTimeWindow: {Mode: "OFF"},
+      ActionAfterCompletion: "DELETE",
+      Target: {
+        Arn: "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances",
+        RoleArn: .SchedulerRoleArn,
+        Input: ({InstanceIds: [$id]} | tojson),
+        RetryPolicy: {MaximumRetryAttempts: 10, MaximumEventAgeInSeconds: 3600}
+      }
+    }' <<<"$1"
+}
+
+# Arms the switch of a run's instance; one that is armed already is left, or pointed at this instance.
+# <exports json> <env> <run_id> <instance id> <deadline>   Returns 0, or EXIT_LAUNCH_REFUSED after having said why.
+arm_outside_switch() {
+  local request token attempt operation=create-schedule
+  request=$(outside_switch_request "$@") || return "$EXIT_LAUNCH_REFUSED"
+  token=$(random_nonce) || return "$EXIT_LAUNCH_REFUSED"
+  for ((attempt = 0; attempt < _SWITCH_ATTEMPTS; attempt++)); do
+    if ((attempt > 0)); then sleep "$(_backoff_seconds "$((attempt + 2))")"; fi
+    if retry_with_backoff 4 aws scheduler "$operation" --cli-input-json "$request" --client-token "$token" --output json; then
+      return 0
+    fi
+    case $AWS_ERROR_CODE in
+      ConflictException)
+        if _is_armed "$request"; then return 0; fi
+        # The name is the run's, so what has it is this run's switch, for an instance that came to nothing.
+        operation=update-schedule token=$(random_nonce)
+        ;;
+      ResourceNotFoundException)
+        if [[ $operation == create-schedule ]]; then break; fi
+        operation=create-schedule token=$(random_nonce) # it has gone meanwhile
+        ;;
+      # IAM shows a role that has just been made a little late.
+      ValidationException) [[ $AWS_ERROR_TEXT == *'assume the role'* ]] || break ;;
+      InternalServerException) ;;
+      *) break ;;
+    esac
+  done
+  _explain_unarmed "$request"
+  return "$EXIT_LAUNCH_REFUSED"
+}
+
+# Whether the schedule that has the name does what is asked. <request json>
+_is_armed() {
+  local name group code=$AWS_ERROR_CODE text=$AWS_ERROR_TEXT status=0
+  name=$(jq -r .Name <<<"$1") group=$(jq -r .GroupName <<<"$1")
+  # shellcheck disable=SC2016  # a jq program
+  retry_with_backoff 4 aws scheduler get-schedule --name "$name" --group-name "$group" --output json \
+    && jq -e --argjson wanted "$1" '.ScheduleExpression == $wanted.ScheduleExpression and .State != "DISABLED"
+      and (.Target.Input | fromjson) == ($wanted.Target.Input | fromjson)' <<<"$AWS_OUTPUT" >/dev/null || status=$?
+  AWS_ERROR_CODE=$code AWS_ERROR_TEXT=$text
+  return "$status"
+}
+
+# Says why a switch could not be armed, and what is missing. <request json>
+_explain_unarmed() {
+  local advice group role
+  group=$(jq -r .GroupName <<<"$1") role=$(jq -r .Target.RoleArn <<<"$1")
+  case $AWS_ERROR_CODE in
+    AccessDenied*) advice="you need scheduler:CreateSchedule, scheduler:GetSchedule and scheduler:UpdateSchedule in group $group, and iam:PassRole on $role" ;;
+    ResourceNotFoundException | ValidationException) advice="group $group or role $role is not as the stack makes it: run invoke deploy" ;;
+    ServiceQuotaExceededException) advice='ask for more "Number of schedules" in Service Quotas, or delete old schedules' ;;
+    *) advice='try again' ;;
+  esac
+  log_error "the outside switch cannot be armed: $AWS_ERROR_TEXT"
+  log_error "$advice; or go without it: --set outside_switch=false"
+}
+
+# Deletes a run's switch; one that is not there is fine. Never fails: a switch that stays ends an instance that is gone.
+# <exports json> <env> <run_id>
+disarm_outside_switch() {
+  local group name
+  group=$(jq -r '.ScheduleGroupName // ""' <<<"$1")
+  if [[ -z $group ]]; then return 0; fi
+  name=$(outside_switch_name "$2" "$3")
+  retry_with_backoff 4 aws scheduler delete-schedule --name "$name" --group-name "$group" && return 0
+  if [[ $AWS_ERROR_CODE != ResourceNotFoundException ]]; then
+    log_warn "schedule $name stays until its time, when it ends nothing and goes: $AWS_ERROR_TEXT"
+  fi
+  return 0
+}

@@ -1,0 +1,150 @@
+#!/usr/bin/env bats
+# shell/lib/outside_switch.sh: the schedule that ends a run's instance whatever has become of the machine.
+# shellcheck disable=SC2154,SC2034  # variables of the library and of the helpers
+bats_require_minimum_version 1.5.0
+load ../helpers/common
+
+readonly RUN=2025-01-15-143022 DEADLINE=2025-01-15T20:30:22Z ROLE=arn:aws:iam::123456789012:role/Switch
+readonly EXPORTS="{\"ScheduleGroupName\":\"ChronosTraining\",\"SchedulerRoleArn\":\"$ROLE\",\"BucketName\":\"a-bucket\"}"
+readonly NAME=chronos-dev-$RUN
+
+setup() {
+  common_setup
+  # shellcheck source=../../../shell/lib/outside_switch.sh
+  source "$project/shell/lib/outside_switch.sh"
+}
+
+teardown() { common_teardown; }
+
+random_nonce() { printf 'a-nonce'; }
+sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
+
+arm() { arm_outside_switch "$EXPORTS" dev "$RUN" i-0abc "$DEADLINE"; }
+
+# What get-schedule answers for a switch. <instance id>
+armed_for() { outside_switch_request "$EXPORTS" dev "$RUN" "$1" "$DEADLINE" | jq -c '. + {State: "ENABLED"}'; }
+
+# The operations that were asked for, in order.
+operations() { sed 's/^scheduler //; s/ .*//' "$FAKE_AWS_DIR/calls.plain" | tr '\n' ' '; }
+
+@test "arming makes one schedule: five minutes after the deadline, in UTC, this instance, deleted when it is done" {
+  aws_plan 'scheduler create-schedule *'
+  run --separate-stderr -0 arm
+  assert_equal "$output$stderr" ''
+  run -0 outside_switch_request "$EXPORTS" dev "$RUN" i-0abc "$DEADLINE"
+  assert_json "$output" .Name "$NAME"
+  assert_json "$output" .GroupName ChronosTraining
+  assert_json "$output" .ScheduleExpression 'at(2025-01-15T20:35:22)'
+  assert_json "$output" .ScheduleExpressionTimezone UTC
+  assert_json "$output" .FlexibleTimeWindow.Mode OFF
+  assert_json "$output" .ActionAfterCompletion DELETE
+  assert_json "$output" .Target.Arn arn:aws:scheduler:::aws-sdk:ec2:terminateInstances
+  assert_json "$output" .Target.RoleArn "$ROLE"
+  assert_json "$output" .Target.Input '{"InstanceIds":["i-0abc"]}'
+  assert_json "$output" '.Target.RetryPolicy | "\(.MaximumRetryAttempts) \(.MaximumEventAgeInSeconds)"' '10 3600'
+  assert_called 1 scheduler create-schedule --cli-input-json "$output" --client-token a-nonce --output json
+}
+
+@test "Bash and Python ask for the same schedule, and the CLI knows every field of it" {
+  run -0 "$CHRONOS_PYTHON" - "$(outside_switch_request "$EXPORTS" dev "$RUN" i-0abc "$DEADLINE")" "$ROLE" <<'PYTHON'
+import json, sys
+import botocore.session, botocore.validate
+from chronos_ec2.state.clock import from_text
+from chronos_ec2.workstation.outside_switch import switch_request
+ours = switch_request("ChronosTraining", sys.argv[2], "dev", "2025-01-15-143022", "i-0abc", from_text("2025-01-15T20:30:22Z"))
+assert ours == json.loads(sys.argv[1]), ours
+model = botocore.session.get_session().get_service_model("scheduler")
+for operation in ("CreateSchedule", "UpdateSchedule"):
+    shape = model.operation_model(operation).input_shape
+    assert set(ours) <= set(shape.members), operation
+    report = botocore.validate.ParamValidator().validate(ours, shape)
+    assert not report.has_errors(), report.generate_report()
+PYTHON
+}
+
+@test "the longest names fit EventBridge's 64 characters" {
+  run -0 outside_switch_name "$(printf 'e%.0s' {1..32})" "$RUN"
+  if ((${#output} > 64)); then fail "${#output} characters"; fi
+}
+
+@test "an answer that never came is asked for again with the same token, so that one schedule is made" {
+  aws_plan 'scheduler create-schedule *' --silence
+  aws_plan 'scheduler create-schedule *'
+  run --separate-stderr -0 arm
+  assert_equal "$(aws_calls | sort -u | wc -l)" 1
+}
+
+@test "a switch that is armed for this instance already is left as it is" {
+  aws_plan 'scheduler create-schedule *' --error ConflictException
+  aws_plan "scheduler get-schedule --name $NAME --group-name ChronosTraining --output json" --out "$(armed_for i-0abc)"
+  run --separate-stderr -0 arm
+  assert_equal "$(operations)" 'create-schedule get-schedule '
+}
+
+@test "a switch that is armed for an instance that came to nothing is pointed at this one" {
+  aws_plan 'scheduler create-schedule *' --error ConflictException
+  aws_plan 'scheduler get-schedule *' --out "$(armed_for i-0old)"
+  aws_plan 'scheduler update-schedule *'
+  run --separate-stderr -0 arm
+  assert_equal "$(operations)" 'create-schedule get-schedule update-schedule '
+  assert_equal "$(count_calls 'scheduler update-schedule *i-0abc*')" 1
+}
+
+@test "a switch that is disabled, or cannot be looked at, is set anew" {
+  aws_plan 'scheduler create-schedule *' --error ConflictException --times 2
+  aws_plan 'scheduler get-schedule *' --out "$(armed_for i-0abc | jq -c '.State = "DISABLED"')"
+  aws_plan 'scheduler get-schedule *' --error AccessDeniedException
+  aws_plan 'scheduler update-schedule *' --times 2
+  run --separate-stderr -0 arm
+  run --separate-stderr -0 arm
+}
+
+@test "a switch that goes while it is pointed elsewhere is made" {
+  aws_plan 'scheduler create-schedule *' --error ConflictException
+  aws_plan 'scheduler get-schedule *' --error ResourceNotFoundException
+  aws_plan 'scheduler update-schedule *' --error ResourceNotFoundException
+  aws_plan 'scheduler create-schedule *'
+  run --separate-stderr -0 arm
+}
+
+@test "a role that IAM does not show yet is waited for; any other invalid value is not" {
+  aws_plan 'scheduler create-schedule *' --times 2 --exit 254 --stderr 'An error occurred (ValidationException) when calling the CreateSchedule operation: The execution role you provide must allow AWS EventBridge Scheduler to assume the role.'
+  aws_plan 'scheduler create-schedule *'
+  run --separate-stderr -0 arm
+  aws_plan 'scheduler create-schedule *' --error ValidationException
+  run --separate-stderr -17 arm
+  assert_regex "$stderr" 'run invoke deploy; or go without it: --set outside_switch=false'
+}
+
+@test "a missing permission is named: exit code 17" {
+  aws_plan 'scheduler create-schedule *' --error AccessDeniedException
+  run --separate-stderr -17 arm
+  assert_regex "$stderr" 'cannot be armed: .*AccessDeniedException'
+  assert_regex "$stderr" "you need scheduler:CreateSchedule, .* in group ChronosTraining, and iam:PassRole on $ROLE"
+}
+
+@test "a service that keeps failing is given up, with its own words" {
+  aws_plan 'scheduler create-schedule *' --error InternalServerException --times 5
+  run --separate-stderr -17 arm
+  assert_regex "$stderr" 'InternalServerException'
+}
+
+@test "disarming deletes the schedule; a missing one is fine, a refusal is said and changes nothing" {
+  local answer
+  aws_plan 'scheduler delete-schedule *'
+  run --separate-stderr -0 disarm_outside_switch "$EXPORTS" dev "$RUN"
+  assert_called 1 scheduler delete-schedule --name "$NAME" --group-name ChronosTraining
+  aws_plan 'scheduler delete-schedule *' --error ResourceNotFoundException
+  run --separate-stderr -0 disarm_outside_switch "$EXPORTS" dev "$RUN"
+  assert_equal "$stderr" ''
+  aws_plan 'scheduler delete-schedule *' --error AccessDeniedException
+  run --separate-stderr -0 disarm_outside_switch "$EXPORTS" dev "$RUN"
+  assert_regex "$stderr" "schedule $NAME stays until its time"
+}
+
+@test "a stack that knows no schedules: refused where a switch is wanted, no call where one would be deleted" {
+  run -0 require_outside_switch "$EXPORTS"
+  run --separate-stderr -11 require_outside_switch '{"BucketName":"a-bucket","ScheduleGroupName":"ChronosTraining"}'
+  assert_regex "$stderr" 'run invoke deploy again, or go without it: --set outside_switch=false'
+  run -0 disarm_outside_switch '{"BucketName":"a-bucket"}' dev "$RUN"
+}
