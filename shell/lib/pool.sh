@@ -1,0 +1,138 @@
+# shellcheck shell=bash disable=SC2154,SC2034  # the launch script's variables
+# One pool of EC2 capacity: asks it for an instance, never for two, and sees that instance start.
+#
+# The pool stands in pool_type, pool_subnet, pool_zone, pool_market, pool_quota_code and pool_quota_name.
+# Reads the launch script's `run_id`, `environment`, `work`, `settings` and `exports`; sets its `instance_id` and
+# `handed_over` (true while an instance holds the claim). The script may define `after_acceptance` and `after_loss`,
+# called with an instance's id when EC2 has accepted it, and when it has ended it at the start.
+[[ -n ${_CHRONOS_POOL:-} ]] && return 0
+readonly _CHRONOS_POOL=1
+
+_pool_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=launch_facts.sh
+source "$_pool_lib_dir/launch_facts.sh"
+# shellcheck source=launch_errors.sh
+source "$_pool_lib_dir/launch_errors.sh"
+# shellcheck source=kept_claim.sh
+source "$_pool_lib_dir/kept_claim.sh"
+
+# Seconds that a new instance profile may be unknown to EC2; that an instance may be pending; between two looks.
+readonly PROFILE_PATIENCE=60 START_PATIENCE=180 START_LOOK=2
+# Looks for an instance whose acceptance was never heard of, and the seconds between them: EC2 shows it a little late.
+readonly FIND_LOOKS=6 FIND_LOOK=4
+
+# Prints the idempotency token of an attempt at the pool, as workstation/pools.py does. <attempt>
+pool_token() { printf '%s' "$run_id|$pool_type|$pool_subnet|$pool_market|$1" | sha256sum | cut -c1-64; }
+
+# The pool in words.
+pool_words() { printf '%s %s %s\n' "$pool_type" "${pool_zone:-$pool_subnet}" "$pool_market"; }
+
+# Fills the array `run_instances`: the one call that costs money. <token>
+plan_run_instances() {
+  local quoted
+  quoted=$(jq -nr --arg project "$TAG_PROJECT" --arg env "$environment" --arg run_id "$run_id" --arg token "$1" \
+    --arg type "$pool_type" --arg subnet "$pool_subnet" --arg market "$pool_market" --arg user_data "$work/user_data.sh" \
+    --argjson settings "$settings" --argjson exports "$exports" --slurpfile facts "$work/facts.json" \
+    -f "$_pool_lib_dir/run_instances.jq") || return $?
+  eval "run_instances=(aws $quoted)"
+}
+
+# Tries the pool. <attempt at this pool, from 1>
+# Returns 0 when the run has its instance; EXIT_FAILED with REFUSAL_… set when the pool gave none; EXIT_LAUNCH_REFUSED when
+# the script itself gave the instance up.
+try_pool() {
+  local token
+  token=$(pool_token "$1")
+  _request_instance "$token" || return "$EXIT_FAILED"
+  handed_over=true
+  if declare -F after_acceptance >/dev/null && ! after_acceptance "$instance_id"; then
+    end_instance
+    return "$EXIT_LAUNCH_REFUSED"
+  fi
+  _see_it_start && return 0
+  if declare -F after_loss >/dev/null; then after_loss "$instance_id" || true; fi
+  instance_id='' handed_over=false
+  return "$EXIT_FAILED"
+}
+
+# Terminates the instance that was just accepted.
+end_instance() {
+  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json; then
+    handed_over=false
+    return 0
+  fi
+  # It keeps the claim: it runs, and ends itself at its deadline.
+  log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+}
+
+# Asks EC2 for an instance. <token>   Returns 0 with instance_id set; 1 with REFUSAL_… set.
+_request_instance() {
+  local -a run_instances
+  local end=$((SECONDS + PROFILE_PATIENCE))
+  plan_run_instances "$1"
+  instance_id=''
+  while true; do
+    # EC2 says with status 500 that it has no capacity, and the CLI would ask again: here only what is transient is.
+    if AWS_MAX_ATTEMPTS=1 retry_with_backoff 6 "${run_instances[@]}"; then
+      instance_id=$(jq -r '.Instances[0].InstanceId // ""' <<<"$AWS_OUTPUT" 2>/dev/null) || true
+      if [[ $instance_id == i-* ]]; then return 0; fi
+      note_refusal errors '' "the AWS CLI's answer names no instance: $AWS_OUTPUT"
+      break
+    fi
+    note_refusal errors "$AWS_ERROR_CODE" "$AWS_ERROR_TEXT"
+    if [[ $REFUSAL_KIND != profile ]] || ((SECONDS >= end)); then break; fi
+    log_warn "EC2 does not know the instance profile yet; asking again"
+    sleep 5
+  done
+  [[ $REFUSAL_KIND == unknown ]] && _find_instance "$1"
+}
+
+# An answer that never came may hide an instance, so it is looked for by its token, which no other has. <token>
+# Returns 0 with instance_id set, the instance's own end being seen later; 1 when EC2 shows none, which proves nothing.
+_find_instance() {
+  local look found
+  log_warn "run-instances has no certain answer ($(plain_error_text "$REFUSAL_TEXT")); looking whether there is an instance"
+  for ((look = 0; look < FIND_LOOKS; look++)); do
+    if ((look > 0)); then sleep "$FIND_LOOK"; fi
+    retry_with_backoff 6 aws ec2 describe-instances --filters "Name=client-token,Values=$1" --output json || continue
+    found=$(jq -r '[.Reservations[].Instances[].InstanceId] | first // ""' <<<"$AWS_OUTPUT")
+    if [[ -n $found ]]; then
+      instance_id=$found
+      log_info "EC2 has the instance: $found"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Follows the accepted instance until it is no longer pending. Returns 0 when it started, or when EC2 does not say in
+# time; 1 with REFUSAL_… set when EC2 has ended it.
+_see_it_start() {
+  local end=$((SECONDS + START_PATIENCE)) found state code text
+  while true; do
+    if retry_with_backoff 3 aws ec2 describe-instances --instance-ids "$instance_id" --output json; then
+      found=$(jq -r '[.Reservations[].Instances[]] | first // {} | @sh "state=\(.State.Name // "pending")",
+        @sh "code=\(.StateReason.Code // "") text=\(.StateReason.Message // .StateTransitionReason // "")"' <<<"$AWS_OUTPUT")
+      eval "$found"
+      case $state in
+        pending) ;;
+        shutting-down | terminated) if [[ -n $code || $state == terminated ]]; then
+          note_refusal state_reasons "${code:-Unexplained}" "$text"
+          # It ran, or somebody ended it: that is the run's story, which its record and `invoke watch` tell.
+          [[ $REFUSAL_KIND == ended ]]
+          return
+        fi ;;
+        *) return 0 ;;
+      esac
+    elif [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then
+      log_warn "whether $instance_id starts cannot be seen: $(plain_error_text "$AWS_ERROR_TEXT")"
+      return 0
+    fi
+    if ((SECONDS >= end)); then
+      log_warn "$instance_id is still pending after $START_PATIENCE s; it is left to itself"
+      return 0
+    fi
+    keep_claim || true
+    sleep "$START_LOOK"
+  done
+}

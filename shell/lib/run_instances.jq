@@ -1,0 +1,24 @@
+# Prints the arguments of `aws` that ask a pool for the run's one instance, each quoted for Bash. Reads $env, $run_id, $type, $subnet,
+# $market, $token, $user_data (a path), $settings, $exports, and $facts: facts.json.
+
+[{Key: "Project", Value: $project}, {Key: "Environment", Value: $env}, {Key: "RunId", Value: $run_id},
+ {Key: "Name", Value: "chronos-\($env)-\($run_id)"}] as $tags
+| (["instance", "volume", "network-interface"] + (if $market == "spot" then ["spot-instances-request"] else [] end)
+   | map({ResourceType: ., Tags: $tags})) as $tag_specifications
+| [{DeviceIndex: 0, SubnetId: $subnet, Groups: [$exports.SecurityGroupId], AssociatePublicIpAddress: true,
+    DeleteOnTermination: true}] as $network_interfaces
+| [{DeviceName: $facts[0].ami.root_device,
+    Ebs: {VolumeSize: $settings.volume_gb, VolumeType: "gp3", Encrypted: true, DeleteOnTermination: true}}] as $disks
+# A one-time request: what is interrupted does not come back by itself.
+| {MarketType: "spot", SpotOptions: ({SpotInstanceType: "one-time", InstanceInterruptionBehavior: "terminate"}
+    + (if $settings.spot_max_price == "" then {} else {MaxPrice: $settings.spot_max_price} end))} as $spot
+| ["ec2", "run-instances", "--output", "json", "--count", "1",
+   "--image-id", $facts[0].ami.id, "--instance-type", $type,
+   "--network-interfaces", ($network_interfaces | tojson),
+   "--iam-instance-profile", "Name=\($exports.InstanceProfileName)",
+   "--user-data", "file://\($user_data)", "--client-token", $token,
+   "--instance-initiated-shutdown-behavior", "terminate",
+   "--metadata-options", "HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetadataTags=enabled",
+   "--block-device-mappings", ($disks | tojson), "--tag-specifications", ($tag_specifications | tojson)]
+  + (if $market == "spot" then ["--instance-market-options", ($spot | tojson)] else [] end)
+| @sh
