@@ -74,14 +74,21 @@ def run(argv: list[str], settings: Settings | None = None) -> None:
 # -- infrastructure -----------------------------------------------------------------------------------
 
 
-@task(help=ENV)
-def deploy(c: Context, env: str | None = None) -> None:
+@task(
+    help={
+        **ENV,
+        "notify_email": "address that is told of runs, for this deploy; to stay, put it into invoke.yaml",
+    }
+)
+def deploy(c: Context, env: str | None = None, notify_email: str | None = None) -> None:
     """Create or update the standing resources with `cdk deploy`. All of them are free."""
-    settings = settings_of(env)
+    settings = settings_of(env, None if notify_email is None else [f"notify_email={notify_email}"])
     with clear_errors():
         flags = ("--method", "direct", "--require-approval", "never", "--progress", "events")
         argv = commands.cdk_command(settings, sibling_environments(settings), "deploy", *flags)
     run(argv, settings)
+    if settings.notify_email:
+        print(f"notices go to {settings.notify_email} once the link in AWS's mail is opened", file=sys.stderr)
 
 
 @task(help={**ENV, "yes": "do not ask"})
@@ -188,6 +195,7 @@ def watch(
     poll_seconds: str = "2",
 ) -> None:
     """Follow the run to its end; the exit code is the run's own."""
+    from chronos_ec2.workstation.notices import Teller
     from chronos_ec2.workstation.watch import watch as watch_run
 
     settings = settings_of(env)
@@ -205,6 +213,7 @@ def watch(
             as_json=json,
             poll_seconds=pause,
             heartbeat_seconds=settings.heartbeat_seconds,
+            saw=Teller(settings, aws.topic_arn, aws.bucket).saw if not once else None,
         )
     if code:
         raise Exit(code=int(code))

@@ -143,18 +143,28 @@ class Aws:
             NoCredentials: AWS has no credentials, or refused them.
             ChronosError: AWS does not answer; `LocalCloudDown` where that is the embedded one.
         """
-        name = f"{EXPORT_PREFIX}BucketName"
-        for export in self._exports():
-            if export["Name"] == name:
-                return str(export["Value"])
+        if "BucketName" in self.exports:
+            return self.exports["BucketName"]
         raise NotDeployed(
-            f"CloudFormation export {name} is missing in {self.settings.region}: "
+            f"CloudFormation export {EXPORT_PREFIX}BucketName is missing in {self.settings.region}: "
             f"run invoke deploy --env {self.settings.environment}"
         )
 
-    def _exports(self) -> list[dict[str, str]]:
+    @property
+    def topic_arn(self) -> str:
+        """The stack's topic for notices; empty where the stack has none. Raises as `bucket` does."""
+        return self.exports.get("TopicArn", "")
+
+    @cached_property
+    def exports(self) -> dict[str, str]:
+        """The stack's CloudFormation exports, names without the prefix. Raises as `bucket` does."""
         from chronos_ec2.workstation.s3 import translated
 
         with translated(f"the exports of the stack in {self.settings.region}"):
             pages = self.client("cloudformation").get_paginator("list_exports").paginate()
-            return [export for page in pages for export in page["Exports"]]
+            found = {item["Name"]: item["Value"] for page in pages for item in page["Exports"]}
+        return {
+            name.removeprefix(EXPORT_PREFIX): value
+            for name, value in found.items()
+            if name.startswith(EXPORT_PREFIX)
+        }

@@ -118,6 +118,14 @@ def test_the_bucket_is_the_stacks_export(cloudformation: Answer, embedded: Calla
     aws = embedded(cloudformation(pages))
     assert aws.bucket == "the-bucket"
     assert aws.bucket == "the-bucket", "asked for once"
+    assert aws.topic_arn == ""
+
+
+def test_the_topic_is_the_stacks_export(cloudformation: Answer, embedded: Callable[[str], Aws]) -> None:
+    exports = {"Other-TopicArn": "not-this", "ChronosTraining-TopicArn": "arn:aws:sns:r:1:ChronosTraining"}
+    aws = embedded(cloudformation([exports_page(exports)]))
+    assert aws.topic_arn == "arn:aws:sns:r:1:ChronosTraining"
+    assert aws.exports == {"TopicArn": aws.topic_arn}
 
 
 def test_a_stack_that_is_not_there_names_the_command(

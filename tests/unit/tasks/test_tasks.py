@@ -231,6 +231,19 @@ def test_deploy_is_the_direct_cdk_deploy(tasks: ModuleType, ran: Ran) -> None:
     assert ran.argvs == [commands.cdk_command(dev, ["dev", "prod"], "deploy", *flags)]
 
 
+def test_deploy_takes_an_address_for_notices(
+    tasks: ModuleType, ran: Ran, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "cdk_command", lambda settings, *_: [settings.notify_email])
+    tasks.deploy(Context(), env="dev", notify_email="ana@example.org")
+    assert ran.argvs == [["ana@example.org"]]
+    assert "notices go to ana@example.org once the link" in capsys.readouterr().err
+    with pytest.raises(Exit) as caught:
+        tasks.deploy(Context(), env="dev", notify_email="ana")
+    assert caught.value.code == ExitCode.SETTINGS_INVALID
+    assert len(ran.argvs) == 1
+
+
 def test_destroy_asks_unless_told_not_to(
     tasks: ModuleType, ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
