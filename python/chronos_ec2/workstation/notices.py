@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
@@ -31,7 +32,7 @@ class Teller:
         settings: the environment's settings.
         topic_arn: the topic; empty where the stack has none, and then nothing is sent.
         bucket: the stack's bucket.
-        out: where it says what it has sent, or why it could not.
+        out: where it says what it has sent, or why it could not; None: standard error as it is then.
         run: `subprocess.run`, for tests.
     """
 
@@ -41,7 +42,7 @@ class Teller:
         topic_arn: str,
         bucket: str,
         *,
-        out: TextIO,
+        out: TextIO | None = None,
         run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run,
     ) -> None:
         self._settings = settings
@@ -75,7 +76,7 @@ class Teller:
             said = done.stderr
         except (OSError, subprocess.SubprocessError) as error:
             said = f"the notice of the {event} of run {run_id} was not sent: {error}\n"
-        self._out.write(said)
+        (self._out or sys.stderr).write(said)
 
     def saw(self, sight: Sight) -> None:
         """Tell what a look at a run has shown: silence past `stale_minutes`, an end that nobody wrote."""
