@@ -1,4 +1,4 @@
-"""Who an instance is: a role that reads shared inputs, writes its environments' results and can end it."""
+"""Who an instance is: a role that reads shared inputs, writes results, sends notices and can end it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
+
+from chronos_cdk.notices import Notices
 
 INSTANCE_PROFILE_NAME = "ChronosTrainingInstanceProfile"
 PROJECT_TAG_VALUE = "Chronos-Training"
@@ -21,19 +23,29 @@ class InstanceIdentity(Construct):
 
     Attributes:
         instance_profile: The profile, under a name that launches can rely on.
+        role: The role in it.
     """
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, bucket: s3.IBucket, environments: Sequence[str]
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        bucket: s3.IBucket,
+        environments: Sequence[str],
+        notices: Notices,
     ) -> None:
         super().__init__(scope, construct_id)
         policy = iam.PolicyDocument(
             statements=[
                 *_s3_statements(bucket, environments),
-                *_ec2_statements(Stack.of(self)),
+                project_instances(self, sid="EC2SelfManagement"),
+                # DescribeInstances knows no resources: a tag condition here would deny it altogether.
+                iam.PolicyStatement(sid="EC2Describe", actions=["ec2:DescribeInstances"], resources=["*"]),
+                notices.publish_statement(),
             ]
         )
-        self._role = iam.Role(
+        self.role = iam.Role(
             self,
             "Role",
             description="Chronos training instances",
@@ -41,7 +53,7 @@ class InstanceIdentity(Construct):
             inline_policies={"ChronosTraining": policy},
         )
         self.instance_profile = iam.InstanceProfile(
-            self, "InstanceProfile", instance_profile_name=INSTANCE_PROFILE_NAME, role=self._role
+            self, "InstanceProfile", instance_profile_name=INSTANCE_PROFILE_NAME, role=self.role
         )
 
 
@@ -72,15 +84,12 @@ def _s3_statements(bucket: s3.IBucket, environments: Sequence[str]) -> list[iam.
     ]
 
 
-def _ec2_statements(stack: Stack) -> list[iam.PolicyStatement]:
-    instances = stack.format_arn(service="ec2", resource="instance", resource_name="*")
-    return [
-        iam.PolicyStatement(
-            sid="EC2SelfManagement",
-            actions=["ec2:TerminateInstances"],
-            resources=[instances],
-            conditions={"StringEquals": {"ec2:ResourceTag/Project": PROJECT_TAG_VALUE}},
-        ),
-        # DescribeInstances knows no resources: a tag condition here would deny it altogether.
-        iam.PolicyStatement(sid="EC2Describe", actions=["ec2:DescribeInstances"], resources=["*"]),
-    ]
+def project_instances(scope: Construct, *, sid: str = "EC2ProjectInstances") -> iam.PolicyStatement:
+    """Leave to terminate instances that carry the project's tag, and no others."""
+    instances = Stack.of(scope).format_arn(service="ec2", resource="instance", resource_name="*")
+    return iam.PolicyStatement(
+        sid=sid,
+        actions=["ec2:TerminateInstances"],
+        resources=[instances],
+        conditions={"StringEquals": {"ec2:ResourceTag/Project": PROJECT_TAG_VALUE}},
+    )

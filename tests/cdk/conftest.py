@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .templates import synthesize
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -24,19 +26,6 @@ use_pinned_node()
 sys.path.insert(0, str(REPO / "cdk"))
 
 
-def synthesize(**settings: Any) -> dict[str, Any]:
-    """Return the template that these settings give."""
-    import aws_cdk as cdk
-    from aws_cdk.assertions import Template
-
-    from chronos_cdk.settings import StackSettings
-    from chronos_cdk.stack import ChronosTrainingStack
-
-    app = cdk.App(analytics_reporting=False)
-    stack = ChronosTrainingStack(app, "ChronosTraining", settings=StackSettings(**settings))
-    return dict(Template.from_stack(stack).to_json())
-
-
 @pytest.fixture(scope="session")
 def default_template() -> dict[str, Any]:
     return synthesize()
@@ -44,6 +33,13 @@ def default_template() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def custom_template() -> dict[str, Any]:
+    """Every setting other than its default, and everything that is optional."""
     return synthesize(
-        environments=("local", "team-a"), availability_zones=3, log_retention_days=7, glacier_after_days=30
+        environments=("local", "team-a"),
+        availability_zones=3,
+        log_retention_days=7,
+        glacier_after_days=30,
+        notify_email="me@example.com",
+        alarm_hours=6,
+        instance_types=("g4dn.2xlarge", "g5.2xlarge"),
     )

@@ -6,44 +6,16 @@ from typing import Any
 
 import pytest
 
+from .templates import named, statements
+
 
 def bucket_resource(path: str) -> str:
     return f"<bucket>{path}"
 
 
-def flat(value: Any) -> str:
-    """Write a policy's resource as one string, `<bucket>` standing for the bucket's ARN."""
-    if isinstance(value, str):
-        return value
-    if "Fn::GetAtt" in value:
-        return "<bucket>" if "Bucket" in value["Fn::GetAtt"][0] else f"<{value['Fn::GetAtt'][0]}>"
-    if "Ref" in value:
-        return f"<{value['Ref']}>"
-    separator, parts = value["Fn::Join"]
-    return str(separator).join(flat(part) for part in parts)
-
-
-def listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def statements(template: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    (role,) = (r for r in template["Resources"].values() if r["Type"] == "AWS::IAM::Role")
-    (policy,) = role["Properties"]["Policies"]
-    return {
-        statement["Sid"]: {
-            "actions": set(listed(statement["Action"])),
-            "resources": {flat(resource) for resource in listed(statement["Resource"])},
-            "condition": statement.get("Condition"),
-            "effect": statement["Effect"],
-        }
-        for statement in policy["PolicyDocument"]["Statement"]
-    }
-
-
 @pytest.fixture
 def policy(default_template: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return statements(default_template)
+    return statements(named(default_template, "Identity", "AWS::IAM::Role"))
 
 
 def test_the_statements_are_these_and_no_others(policy: dict[str, dict[str, Any]]) -> None:
@@ -53,6 +25,7 @@ def test_the_statements_are_these_and_no_others(policy: dict[str, dict[str, Any]
         "S3WriteAccess",
         "EC2SelfManagement",
         "EC2Describe",
+        "SNSNotices",
     }
     assert {statement["effect"] for statement in policy.values()} == {"Allow"}
 
@@ -75,7 +48,8 @@ def test_writes_stay_in_the_environments_prefixes_and_the_shared_logs(
     assert policy["S3WriteAccess"]["resources"] == {
         bucket_resource(path) for path in ("/dev/*", "/prod/*", "/logs/*")
     }
-    assert statements(custom_template)["S3WriteAccess"]["resources"] == {
+    role = named(custom_template, "Identity", "AWS::IAM::Role")
+    assert statements(role)["S3WriteAccess"]["resources"] == {
         bucket_resource(path) for path in ("/local/*", "/team-a/*", "/logs/*")
     }
     assert policy["S3WriteAccess"]["actions"] == {
@@ -111,12 +85,23 @@ def test_an_instance_cannot_tag_launch_or_reach_identity(policy: dict[str, dict[
         "ec2:TerminateInstances",
         "ec2:DescribeInstances",
     }
-    assert {action.partition(":")[0] for action in actions} == {"s3", "ec2"}
+    assert {action.partition(":")[0] for action in actions} == {"s3", "ec2", "sns"}
+    assert not any(action.startswith("scheduler:") for action in actions), "it could disarm its own switch"
+
+
+def test_notices_go_to_the_one_topic(
+    policy: dict[str, dict[str, Any]], default_template: dict[str, Any]
+) -> None:
+    (topic,) = (n for n, r in default_template["Resources"].items() if r["Type"] == "AWS::SNS::Topic")
+    assert policy["SNSNotices"]["actions"] == {"sns:Publish"}
+    assert policy["SNSNotices"]["resources"] == {f"<{topic}>"}
 
 
 def test_only_ec2_can_assume_the_role_and_the_profile_carries_it(default_template: dict[str, Any]) -> None:
     resources = default_template["Resources"]
-    (role_id,) = (name for name, r in resources.items() if r["Type"] == "AWS::IAM::Role")
+    (role_id,) = (
+        n for n, r in resources.items() if r == named(default_template, "Identity", "AWS::IAM::Role")
+    )
     (trust,) = resources[role_id]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust == {
         "Action": "sts:AssumeRole",

@@ -7,49 +7,12 @@ from typing import Any
 import pytest
 from aws_cdk.assertions import Match, Template
 
-# Why each kind of standing resource costs nothing while no instance runs. A kind that is not here fails the
-# test below: whoever adds one has to find out its price first.
-FREE_WHILE_IDLE = {
-    "AWS::EC2::VPC": "VPCs are not billed",
-    "AWS::EC2::Subnet": "subnets are not billed; public addresses are, but only while an instance holds one",
-    "AWS::EC2::RouteTable": "routing is not billed",
-    "AWS::EC2::SubnetRouteTableAssociation": "routing is not billed",
-    "AWS::EC2::Route": "routing is not billed",
-    "AWS::EC2::InternetGateway": "internet gateways are not billed; traffic out through them is",
-    "AWS::EC2::VPCGatewayAttachment": "internet gateways are not billed",
-    "AWS::EC2::VPCEndpoint": "gateway endpoints are free; interface endpoints are not: see the next test",
-    "AWS::EC2::SecurityGroup": "security groups are not billed",
-    "AWS::S3::Bucket": "an empty bucket is free; what it stores is billed by the gigabyte",
-    "AWS::S3::BucketPolicy": "bucket policies are not billed",
-    "AWS::IAM::Role": "IAM is free",
-    "AWS::IAM::InstanceProfile": "IAM is free",
-}
-
-
-def of_type(template: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [r for r in template["Resources"].values() if r["Type"] == kind]
-
-
-def only(template: dict[str, Any], kind: str) -> dict[str, Any]:
-    (resource,) = of_type(template, kind)
-    return resource
+from .templates import exports, of_type, only
 
 
 @pytest.fixture(scope="session")
 def assertions(default_template: dict[str, Any]) -> Template:
     return Template.from_json(default_template)
-
-
-def test_every_standing_resource_is_free_while_idle(
-    default_template: dict[str, Any], custom_template: dict[str, Any]
-) -> None:
-    for template in (default_template, custom_template):
-        kinds = {resource["Type"] for resource in template["Resources"].values()}
-        assert kinds - FREE_WHILE_IDLE.keys() == set()
-
-
-def test_no_reason_is_kept_for_a_kind_that_is_gone(default_template: dict[str, Any]) -> None:
-    assert FREE_WHILE_IDLE.keys() == {resource["Type"] for resource in default_template["Resources"].values()}
 
 
 def test_the_endpoint_is_the_free_kind_for_s3_and_serves_every_subnet(
@@ -180,27 +143,28 @@ def test_no_lifecycle_rule_deletes_anything_but_logs_and_staged_state(
 
 
 def test_exports_are_what_a_launch_reads(custom_template: dict[str, Any]) -> None:
-    exports = {
-        output["Export"]["Name"]: output["Value"]
-        for output in custom_template["Outputs"].values()
-        if "Export" in output
+    exported, resources = exports(custom_template), custom_template["Resources"]
+    kinds = {
+        "BucketName": "AWS::S3::Bucket",
+        "VpcId": "AWS::EC2::VPC",
+        "InstanceProfileName": "AWS::IAM::InstanceProfile",
+        "ScheduleGroupName": "AWS::Scheduler::ScheduleGroup",
+        "TopicArn": "AWS::SNS::Topic",
     }
-    assert exports.keys() == {
-        "ChronosTraining-BucketName",
-        "ChronosTraining-SubnetIds",
-        "ChronosTraining-SecurityGroupId",
-        "ChronosTraining-InstanceProfileName",
-        "ChronosTraining-VpcId",
-    }
+    assert exported.keys() == {*kinds, "SubnetIds", "SecurityGroupId", "SchedulerRoleArn"}
+    for name, kind in kinds.items():
+        assert resources[exported[name]["Ref"]]["Type"] == kind, name
+    role, attribute = exported["SchedulerRoleArn"]["Fn::GetAtt"]
+    assert (resources[role]["Type"], attribute) == ("AWS::IAM::Role", "Arn")
+    assert role.startswith("OutsideSwitch")
+
+
+def test_the_subnets_are_exported_in_the_order_of_the_zones(custom_template: dict[str, Any]) -> None:
     resources = custom_template["Resources"]
-    separator, parts = exports["ChronosTraining-SubnetIds"]["Fn::Join"]
+    separator, parts = exports(custom_template)["SubnetIds"]["Fn::Join"]
     assert "".join([separator, *(part for part in parts if isinstance(part, str))]) == ",,"
-    subnets = [resources[part["Ref"]]["Type"] for part in parts if isinstance(part, dict)]
-    assert subnets == ["AWS::EC2::Subnet"] * 3
-    assert resources[exports["ChronosTraining-BucketName"]["Ref"]]["Type"] == "AWS::S3::Bucket"
-    assert resources[exports["ChronosTraining-VpcId"]["Ref"]]["Type"] == "AWS::EC2::VPC"
-    profile = resources[exports["ChronosTraining-InstanceProfileName"]["Ref"]]
-    assert profile["Properties"]["InstanceProfileName"] == "ChronosTrainingInstanceProfile"
+    zones = [resources[part["Ref"]]["Properties"]["AvailabilityZone"] for part in parts if part != ","]
+    assert zones == [{"Fn::Select": [index, {"Fn::GetAZs": ""}]} for index in range(3)]
 
 
 def test_the_template_needs_no_bootstrap_stack_and_holds_no_metadata(

@@ -70,6 +70,43 @@ def test_what_is_no_number_in_range_is_refused_by_key(key: str, value: Any) -> N
         settings(**{key: value})
 
 
+@pytest.mark.parametrize("value", ["me", "me@", "@x.y", "a@b", "a b@c.d", "a@b.c,d@e.f", "a@b.c\nd", 7])
+def test_what_is_no_address_is_refused(value: Any) -> None:
+    with pytest.raises(ContextError, match=r"context notify_email: .* is not an e-mail address"):
+        settings(notify_email=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("me+x@a.example.com", "me+x@a.example.com"), ("", ""), (None, "")]
+)
+def test_an_address_may_be_left_out(value: Any, expected: str) -> None:
+    assert settings(notify_email=value).notify_email == expected
+
+
+def test_alarms_come_with_the_types_that_they_watch() -> None:
+    found = settings(alarm_hours="4", instance_types="g5.2xlarge, g4dn.2xlarge,g5.2xlarge")
+    assert (found.alarm_hours, found.instance_types) == (4, ("g5.2xlarge", "g4dn.2xlarge"))
+    assert settings(alarm_hours="0").alarm_hours == 0
+
+
+@pytest.mark.parametrize("hours", ["-1", "169", "1.5", "soon"])
+def test_alarm_hours_are_within_what_cloudwatch_can_look_back(hours: str) -> None:
+    with pytest.raises(ContextError, match=r"context alarm_hours: .*whole number from 0 to 168"):
+        settings(alarm_hours=hours, instance_types="g5.2xlarge")
+
+
+@pytest.mark.parametrize("types", [None, "", []])
+def test_alarms_without_a_type_to_watch_are_refused(types: Any) -> None:
+    with pytest.raises(ContextError, match="context instance_types: alarms need"):
+        settings(alarm_hours=4, instance_types=types)
+
+
+@pytest.mark.parametrize("types", ["g5", "g5.2xlarge,", "g5.2x large", "*"])
+def test_what_is_no_instance_type_is_refused_by_name(types: str) -> None:
+    with pytest.raises(ContextError, match=r"context instance_types: .* is not an instance type"):
+        settings(instance_types=types)
+
+
 @pytest.mark.parametrize("value", [3, "3", " 3 "])
 def test_numbers_come_as_text_from_the_command_line_or_as_numbers_from_a_file(value: Any) -> None:
     assert settings(availability_zones=value).availability_zones == 3

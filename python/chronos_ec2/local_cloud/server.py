@@ -102,6 +102,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         schedules,
         spot_prices,
         stack_deletion,
+        stack_kinds,
         stack_properties,
         stack_update,
     )
@@ -117,6 +118,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     conditional_writes.install()
     ranged_reads.install()
     client_token.install()
+    stack_kinds.install()
     stack_deletion.install()
     stack_update.install()
     stack_properties.install()

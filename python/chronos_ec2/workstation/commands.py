@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.aws import aws_variables, local_home
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
+from chronos_ec2.workstation.stack_context import stack_context
 from chronos_ec2.workstation.toolchain import node_bin, node_program, path_with_tools
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -74,13 +75,8 @@ def _terminated_with(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def cdk_command(settings: Settings, siblings: Sequence[str], action: str, *extra: str) -> list[str]:
     """The CDK CLI's own `deploy`, `destroy`, `diff` or `synth`, with the settings as context."""
-    context = {
-        "environments": ",".join(siblings),
-        "availability_zones": settings.availability_zones,
-        "log_retention_days": settings.log_retention_days,
-        "glacier_after_days": settings.glacier_after_days,
-    }
-    pairs = [word for key, value in context.items() for word in ("--context", f"{key}={value}")]
+    context = stack_context(settings, siblings).items()
+    pairs = [word for key, value in context for word in ("--context", f"{key}={value}")]
     return [str(node_bin() / "node"), str(node_program("aws-cdk", "cdk")), action, *extra, *pairs]
 
 

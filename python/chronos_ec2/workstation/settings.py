@@ -42,6 +42,7 @@ _PATTERNS: Final = {
 }
 _MINIMUM: Final = {
     "availability_zones": 1,
+    "alarm_hours": 0,
     "volume_gb": 8,
     "min_free_disk_gb": 0,
     "heartbeat_seconds": 1,
@@ -68,6 +69,7 @@ class Settings:
     aws_profile: str
     embedded: bool
     availability_zones: int
+    alarm_hours: int
     notify_email: str
     instance_type: str
     fallback_instance_types: tuple[str, ...]
@@ -80,6 +82,7 @@ class Settings:
     ami_parameter: str
     ami_name: str
     max_hours: float
+    max_cost_usd: float
     min_free_disk_gb: int
     heartbeat_seconds: int
     log_upload_seconds: int
@@ -109,6 +112,8 @@ class Settings:
                 raise ValueError(f"{key}: got {getattr(self, key)}, need at least {least}")
         if not 0.05 <= self.max_hours <= 24 * 14:
             raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
+        if not 0 <= self.max_cost_usd <= 1_000_000:
+            raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
         self._check_ladder()
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is `command`, so the command to run is needed")

@@ -270,6 +270,7 @@ def test_a_whole_number_of_hours_in_the_file_is_a_float(write_file: Write) -> No
 
 LEAST = {
     "availability_zones": 1,
+    "alarm_hours": 0,
     "volume_gb": 8,
     "min_free_disk_gb": 0,
     "heartbeat_seconds": 1,

@@ -17,6 +17,7 @@ import pytest
 from chronos_ec2.errors import LocalCloudDown, ToolMissing
 from chronos_ec2.workstation import commands, toolchain
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
+from chronos_ec2.workstation.stack_context import stack_context
 
 
 def embedded_at(home: Path, url: str = "http://127.0.0.1:4566") -> None:
@@ -39,6 +40,25 @@ def test_the_cdk_command(dev: Settings) -> None:
         *("--context", "log_retention_days=7"),
         *("--context", "glacier_after_days=30"),
     ]
+
+
+def test_the_cdk_command_names_the_address_that_wants_notices(dev: Settings) -> None:
+    settings = dataclasses.replace(dev, notify_email="me@example.com")
+    argv = commands.cdk_command(settings, ["dev"], "deploy")
+    assert argv[-2:] == ["--context", "notify_email=me@example.com"]
+
+
+def test_the_cdk_command_names_the_alarms_and_every_type_that_a_launch_may_end_on(dev: Settings) -> None:
+    settings = dataclasses.replace(dev, alarm_hours=4)
+    argv = commands.cdk_command(settings, ["dev", "prod"], "deploy")
+    assert argv[-4:] == ["--context", "alarm_hours=4", "--context", "instance_types=g4dn.2xlarge,g5.2xlarge"]
+
+
+def test_fallback_types_are_watched_too_each_once(dev: Settings) -> None:
+    types = ("g5.2xlarge", "g6.2xlarge")
+    settings = dataclasses.replace(dev, alarm_hours=4, fallback_instance_types=types)
+    context = stack_context(settings, ["dev", "prod"], {"dev": settings, "prod": settings}.__getitem__)
+    assert context["instance_types"] == "g4dn.2xlarge,g5.2xlarge,g6.2xlarge"
 
 
 def test_a_script_command() -> None:
