@@ -23,9 +23,11 @@ script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$script_dir/lib/workstation.sh"
 # shellcheck source=lib/companions.sh
 source "$script_dir/lib/companions.sh"
+# shellcheck source=lib/notices.sh
+source "$script_dir/lib/notices.sh"
 
 environment='' assume_yes=false now=false dry_run=false as_json=false
-bucket='' run_id='' unlisted_id='' instance_ids='[]' run_ids='[]' grace=0
+bucket='' topic='' run_id='' unlisted_id='' instance_ids='[]' run_ids='[]' grace=0
 state_is='missing' corrupt_etag=''
 
 parse_arguments() {
@@ -201,6 +203,7 @@ step_of() {
 
 # Asks, waits, then makes sure; leaves the environment free.
 end_runs() {
+  local run
   local -a ended
   if [[ $state_is == valid && $now == false ]]; then
     # Refused as illegal: the run has moved on in this very moment, so the way is another one now.
@@ -216,10 +219,12 @@ end_runs() {
   readarray -t ended < <(jq -r '.[]' <<<"$run_ids")
   drop_staged_states "$bucket" "$environment" "${ended[@]}"
   log_info "ended; $environment is free"
+  # An instance that had the time has told it already.
+  for run in "${ended[@]}"; do notify "$topic" "$bucket" "$environment" "$run" end; done
 }
 
 main() {
-  local settings
+  local settings exports
   parse_arguments "$@"
   require_tools aws jq
   settings=$(load_settings "$environment")
@@ -228,7 +233,8 @@ main() {
   use_aws_settings "$settings"
   require_conditional_writes
   require_credentials >/dev/null
-  bucket=$(read_exports | jq -r .BucketName)
+  exports=$(read_exports)
+  bucket=$(jq -r .BucketName <<<"$exports") topic=$(jq -r '.TopicArn // ""' <<<"$exports")
   take_stock
   describe_plan
   if [[ $dry_run == true ]]; then return 0; fi

@@ -24,6 +24,8 @@ source "$script_dir/lib/workstation.sh"
 source "$script_dir/lib/launch_facts.sh"
 # shellcheck source=lib/stale_claim.sh
 source "$script_dir/lib/stale_claim.sh"
+# shellcheck source=lib/notices.sh
+source "$script_dir/lib/notices.sh"
 # shellcheck source=lib/run_id.sh
 source "$script_dir/lib/run_id.sh"
 
@@ -130,7 +132,10 @@ claim() {
     claimed=true status=0
     atomic_write_state "$bucket" "$environment" "$body" "$STALE_ETAG" || status=$?
     case $status in 0 | "$EXIT_FAILED") ;; *) claimed=false ;; esac
-    if ((status == 0)) && [[ -n $STALE_ETAG ]]; then settle_stale_run "$bucket" "$environment"; fi
+    if ((status == 0)) && [[ -n $STALE_ETAG ]]; then
+      settle_stale_run "$bucket" "$environment"
+      tell_end_of "$STALE_RUN"
+    fi
     if ((status != EXIT_STATE_CONFLICT)); then return "$status"; fi
     # Another launch was faster, or the holder's own clean-up: look who holds it now.
     look_for_holder || return $?
@@ -176,7 +181,12 @@ release_claim() {
     && transition_state "$bucket" "$environment" "$run_id" cleanup cleanup || true
   delete_state "$bucket" "$environment" "$run_id" || log_error "the claim could not be given back; free it with: invoke kill --env $environment"
   drop_staged_states "$bucket" "$environment" "$run_id"
+  # Whoever interrupts a launch knows; one that has waited for capacity may have nobody before it any more.
+  case $1 in "$EXIT_INTERRUPTED" | "$EXIT_TERMINATED") ;; *) tell_end_of "$run_id" ;; esac
 }
+
+# Tells the topic of an end that is in run.json. <run_id>
+tell_end_of() { notify "$(jq -r '.TopicArn // ""' <<<"$exports")" "$bucket" "$environment" "$1" end; }
 
 # A launch that came to no claim was no run: its record and its id go.
 withdraw() {

@@ -24,7 +24,8 @@ plan_checks() {
   aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws:iam::123456789012:user/ada"}'
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
-    {"Name":"ChronosTraining-InstanceProfileName","Value":"profile"}]}'
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"profile"}'"${topic:+,
+    {\"Name\":\"ChronosTraining-TopicArn\",\"Value\":\"$topic\"\}}]}"
 }
 
 # The run's instance is seen this many times, then no more.
@@ -118,14 +119,16 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_effects "${UPDATE[@]}" terminate-instances "$RECORD" "${UPDATE[@]}" "$FREE"
 }
 
-@test "--now terminates without asking the instance or waiting for it" {
+@test "--now terminates without asking the instance or waiting for it, and tells of it in its place" {
+  topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
+  aws_plan "sns publish * $RUN: killed at training *" --out '{}'
   plan_instance_seen 2
   plan_terminate
   put_state training step_7
   kill_run --yes --now
   assert_success
-  assert_effects terminate-instances "$RECORD" "$FREE"
+  assert_effects terminate-instances "$RECORD" "$FREE" "put-object dev/$RUN/notices/end.json if-none-match=*"
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'killed training'
 }
 

@@ -26,7 +26,8 @@ plan_credentials() { aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws
 plan_exports() {
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
-    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"}]}'
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"}'"${topic:+,
+    {\"Name\":\"ChronosTraining-TopicArn\",\"Value\":\"$topic\"\}}]}"
 }
 
 plan_ami() {
@@ -305,9 +306,11 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 }
 
 @test "--dry-run prints the user data and every call that would change something, and changes nothing" {
+  topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
   launch --env dev --dry-run
   assert_success
+  assert_output --partial "CHRONOS_TOPIC_ARN=$topic "
   assert_output --partial 'CHRONOS_BUCKET=a-bucket'
   assert_output --regexp 'aws s3api copy-object .* --if-none-match'
   assert_output --regexp 'aws s3api put-object .*/run.json'
@@ -375,8 +378,10 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_effects
 }
 
-@test "a stale claim is taken over, and the launch goes on" {
+@test "a stale claim is taken over, its end is told, and the launch goes on" {
+  topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
+  aws_plan "sns publish * $OLD: lost at training *" --out '{}'
   plan_instance
   put_state training step_7 "$OLD"
   put_run_record "$OLD"
@@ -384,7 +389,8 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   launch --env dev
   assert_success
   ours=$(state_now | jq -r .run_id)
-  assert_effects "${RESERVE[@]}" "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" "${RUN_FILES[@]}" run-instances \
+  assert_effects "${RESERVE[@]}" "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" \
+    "put-object dev/$OLD/notices/end.json if-none-match=*" "${RUN_FILES[@]}" run-instances \
     "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
   assert_json "$(run_record_now "$OLD")" .outcome lost
 }
@@ -461,14 +467,17 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 
 # -- failure after the claim ------------------------------------------------------------------------------------------
 
-@test "EC2 refuses the instance: exit code 17, the claim is given back, run.json says why" {
+@test "EC2 refuses the instance: exit code 17, the claim is given back, run.json and a notice say why" {
+  topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
+  aws_plan 'sns publish * the launch failed *InsufficientInstanceCapacity*' --out '{}'
   aws_plan 'ec2 run-instances *' --error InsufficientInstanceCapacity
   launch --env dev --json
   assert_failure 17
   assert_output ''
   learn_run_id
-  assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
+  assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}" \
+    'put-object dev/RUN/notices/end.json if-none-match=*'
   assert_equal "$(state_now)" ''
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'launch_failed launch 17'
   assert_regex "$(run_record_now "$ours" | jq -r .error)" 'InsufficientInstanceCapacity'
@@ -487,7 +496,8 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 # shellcheck disable=SC2016  # the fake expands it
 readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
 
-@test "TERM after the claim: exit code 143, no instance, the claim is given back" {
+@test "TERM after the claim: exit code 143, no instance, the claim is given back, and nobody is told" {
+  topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
   aws_plan 's3api put-object * --key dev/20*/config.yaml *' --pass --before "$TERM_THE_SCRIPT"
   launch --env dev
