@@ -24,6 +24,7 @@ import yaml
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.machine import SCHEMA_VERSION, validate_state
+from chronos_ec2.workstation.outside_switch import switch_name
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
 
@@ -105,6 +106,12 @@ def first_state(
     )
 
 
+def switches_of(settings: Settings, run_id: str, deadline: datetime) -> dict[str, str | None]:
+    """What ends the machine when nothing else does: when the guest's switch acts, and the outside one's name."""
+    outside = switch_name(settings.environment, run_id) if settings.outside_switch else None
+    return {"guest": to_text(deadline), "outside": outside}
+
+
 def run_record(
     settings: Settings, facts: Mapping[str, Any], now: datetime, deadline: datetime
 ) -> dict[str, Any]:
@@ -124,6 +131,7 @@ def run_record(
             settings.environment, facts["run_id"], settings.instance_type, facts["subnet_id"]
         ),
         "deadline": to_text(deadline),
+        "switches": switches_of(settings, facts["run_id"], deadline),
         "scripts_sha256": facts["scripts_sha256"],
         "environment_archive": {
             "key": f"cached-datasets/python-env/{archive['archive']}",

@@ -90,6 +90,7 @@ class Settings:
     keep_on_failure_minutes: int
     stale_minutes: int
     claim_patience_seconds: int
+    outside_switch: bool
     log_retention_days: int
     glacier_after_days: int
     environment_requirements: str

@@ -127,7 +127,7 @@ def test_the_record_states_the_intent_and_no_end(launched: Path) -> None:
     assert set(record) == {
         *("schema_version", "run_id", "environment", "started_at", "requested_by", "config", "git", "ami"),
         *("instance", "client_token", "deadline", "scripts_sha256", "environment_archive", "dataset"),
-        *("ended_at", "outcome", "failed_step", "error", "exit_code", "phases", "metrics"),
+        *("ended_at", "outcome", "failed_step", "error", "exit_code", "phases", "metrics", "switches"),
     }
     assert record["schema_version"] == 1
     assert record["started_at"] == "2025-01-15T14:30:22Z"
@@ -176,6 +176,13 @@ def test_the_switch_in_the_guest_is_never_set_before_the_deadline(settings: Sett
 
 
 # -- the token ----------------------------------------------------------------------------------------
+
+
+def test_the_record_names_the_switches_of_the_run(settings: Settings) -> None:
+    made = run_record(settings, FACTS, NOW, NOW + timedelta(hours=6))["switches"]
+    assert made == {"guest": "2025-01-15T20:30:22Z", "outside": f"chronos-{settings.environment}-{RUN_ID}"}
+    without = dataclasses.replace(settings, outside_switch=False)
+    assert run_record(without, FACTS, NOW, NOW)["switches"]["outside"] is None
 
 
 def test_a_token_is_ascii_short_and_the_same_for_the_same_pool() -> None:
