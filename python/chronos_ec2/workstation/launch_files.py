@@ -107,7 +107,7 @@ def first_state(
 
 
 def switches_of(settings: Settings, run_id: str, deadline: datetime) -> dict[str, str | None]:
-    """What ends the machine when nothing else does: when the guest's switch acts, and the outside one's name."""
+    """The dead man's switches of a run: when the guest's acts, and the outside one's name."""
     outside = switch_name(settings.environment, run_id) if settings.outside_switch else None
     return {"guest": to_text(deadline), "outside": outside}
 
