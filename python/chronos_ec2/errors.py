@@ -15,6 +15,7 @@ ChronosError
 ├── DataInvalid           the user's Parquet is not what a trainer can read
 ├── NoSuchRun             no record of that run
 ├── ToolMissing           a program that a task needs is not installed
+├── TooDear               the money allowed does not reach for a run
 ├── NoCredentials         AWS has no credentials to work with, or refused them
 └── LocalCloudDown        the embedded AWS is not running
 """
@@ -126,3 +127,9 @@ class LocalCloudDown(ChronosError):
     """The embedded AWS is not running."""
 
     exit_code = ExitCode.LOCAL_CLOUD_DOWN
+
+
+class TooDear(ChronosError):
+    """The money that a run may cost does not reach for one, or nobody knows whether it does."""
+
+    exit_code = ExitCode.TOO_DEAR

@@ -31,5 +31,6 @@ class ExitCode(IntEnum):
     NO_SUCH_RUN = 27
     STATE_CONFLICT = 28
     LOCAL_CLOUD_DOWN = 29
+    TOO_DEAR = 30
     INTERRUPTED = 130
     TERMINATED = 143

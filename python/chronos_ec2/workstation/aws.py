@@ -103,8 +103,13 @@ class Aws:
         except ProfileNotFound as error:
             raise NoCredentials(f"{error}: set aws_profile, or run aws configure --profile") from error
 
-    def client(self, service: str) -> Any:
-        """A client with bounded time-outs and the standard retries."""
+    def client(self, service: str, *, region: str | None = None, hasty: bool = False) -> Any:
+        """A client with bounded time-outs and the standard retries.
+
+        Args:
+            region: where to ask, for a service that is not in every region; None: the environment's region.
+            hasty: give up soon, for questions that a command can do without.
+        """
         from botocore.config import Config
 
         endpoint: dict[str, Any] = {}
@@ -116,13 +121,13 @@ class Aws:
                 "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
             }
         config = Config(
-            connect_timeout=5,
-            read_timeout=30,
-            retries={"mode": "standard", "max_attempts": 4},
+            connect_timeout=3 if hasty else 5,
+            read_timeout=8 if hasty else 30,
+            retries={"mode": "standard", "total_max_attempts": 2 if hasty else 5},
             max_pool_connections=40,
             proxies={} if self.settings.embedded else None,
         )
-        return self.session.client(service, config=config, **endpoint)  # type: ignore[call-overload]
+        return self.session.client(service, region_name=region, config=config, **endpoint)  # type: ignore[call-overload]
 
     @cached_property
     def s3(self) -> Any:

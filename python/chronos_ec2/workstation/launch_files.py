@@ -1,4 +1,4 @@
-"""Make the files of one launch: user data, `config.yaml`, `run.json` and the first state.
+"""Make the files of one launch: user data, `config.yaml`, `run.json`, the first state, the pools' prices.
 
 `launch_training.sh` gathers the facts from AWS, this module turns them and the settings into files,
 the script sends them. Nothing here talks to AWS.
@@ -25,6 +25,7 @@ from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.machine import SCHEMA_VERSION, validate_state
 from chronos_ec2.workstation.outside_switch import switch_name
+from chronos_ec2.workstation.launch_prices import limited, prices_of_pools, recorded_estimate
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
 
@@ -131,6 +132,9 @@ def run_record(
             settings.environment, facts["run_id"], settings.instance_type, facts["subnet_id"]
         ),
         "deadline": to_text(deadline),
+        "price": next(iter(prices_of_pools(settings, facts)), None),
+        "estimate": recorded_estimate(facts),
+        "cost_usd": None,
         "switches": switches_of(settings, facts["run_id"], deadline),
         "scripts_sha256": facts["scripts_sha256"],
         "environment_archive": {
@@ -181,7 +185,7 @@ def git_facts(folder: Path) -> dict[str, Any]:
 
 
 def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path, now: datetime) -> None:
-    """Write `user_data.sh`, `config.yaml`, `run.json` and `state.json` into a folder.
+    """Write `user_data.sh`, `config.yaml`, `run.json`, `state.json` and `prices.json` into a folder.
 
     Raises:
         NotUploaded: a manifest that came from the bucket is not one.
@@ -191,12 +195,14 @@ def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path,
             raise NotUploaded(
                 f"the {name} manifest in the bucket lacks {', '.join(keys)}: run invoke upload again"
             )
+    settings = limited(settings, facts)
     deadline = now + timedelta(hours=settings.max_hours)
     config = yaml.safe_dump(run_config(settings, facts["run_id"]), sort_keys=False)
     (into / "user_data.sh").write_text(render_user_data(user_data_values(settings, facts, deadline)))
     (into / "config.yaml").write_text(config)
     (into / "run.json").write_text(json.dumps(run_record(settings, facts, now, deadline), indent=2))
     (into / "state.json").write_text(json.dumps(first_state(settings, facts, now, deadline)))
+    (into / "prices.json").write_text(json.dumps(prices_of_pools(settings, facts)))
 
 
 def example_user_data(settings: Settings, now: datetime | None = None) -> str:

@@ -83,6 +83,7 @@ class Settings:
     ami_name: str
     max_hours: float
     max_cost_usd: float
+    max_cost_usd: float
     min_free_disk_gb: int
     heartbeat_seconds: int
     log_upload_seconds: int
@@ -113,6 +114,8 @@ class Settings:
                 raise ValueError(f"{key}: got {getattr(self, key)}, need at least {least}")
         if not 0.05 <= self.max_hours <= 24 * 14:
             raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
+        if not 0 <= self.max_cost_usd <= 1_000_000:
+            raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
         if not 0 <= self.max_cost_usd <= 1_000_000:
             raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
         self._check_ladder()

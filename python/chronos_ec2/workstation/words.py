@@ -20,3 +20,12 @@ def size_text(count: float) -> str:
             break
         count /= 1000
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def money_text(usd: float | None) -> str:
+    """US dollars for a person, to the cent: `$4.62`, `under $0.01`, `$0`; None is `not known`."""
+    if usd is None:
+        return "not known"
+    if usd == 0:
+        return "$0"
+    return f"${usd:,.2f}" if usd >= 0.005 else "under $0.01"

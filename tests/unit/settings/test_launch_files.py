@@ -128,6 +128,7 @@ def test_the_record_states_the_intent_and_no_end(launched: Path) -> None:
         *("schema_version", "run_id", "environment", "started_at", "requested_by", "config", "git", "ami"),
         *("instance", "client_token", "deadline", "scripts_sha256", "environment_archive", "dataset"),
         *("ended_at", "outcome", "failed_step", "error", "exit_code", "phases", "metrics", "switches"),
+        *("price", "estimate", "cost_usd"),
     }
     assert record["schema_version"] == 1
     assert record["started_at"] == "2025-01-15T14:30:22Z"
@@ -249,10 +250,10 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return main
 
 
-def test_the_four_files_are_written(call: Callable[..., int], tmp_path: Path) -> None:
+def test_the_files_are_written(call: Callable[..., int], tmp_path: Path) -> None:
     assert call(json.dumps(FACTS), "--set", "seed=7") == 0
     names = {file.name for file in tmp_path.iterdir()}
-    assert names == {"user_data.sh", "config.yaml", "run.json", "state.json"}
+    assert names == {"user_data.sh", "config.yaml", "run.json", "state.json", "prices.json"}
     assert load_run_config(tmp_path / "config.yaml").seed == 7
 
 

@@ -234,6 +234,7 @@ def test_a_text_that_is_no_value_names_its_flag_or_variable(key: str, text: str)
     [
         ("volume_gb", "30", 30),
         ("max_hours", "1.5", 1.5),
+        ("max_cost_usd", "5", 5.0),
         ("max_hours", "2", 2.0),
         ("embedded", "TRUE", True),
         ("embedded", "0", False),
@@ -308,6 +309,12 @@ def test_hours_up_to_the_limits(hours: str) -> None:
 @pytest.mark.parametrize("hours", ["0", "-1", "0.049", "336.1", "inf", "-inf", "nan", "1e999"])
 def test_hours_past_the_limits_are_refused(hours: str) -> None:
     assert "max_hours: got" in message_of(lambda: load_settings("dev", {"max_hours": hours}, variables={}))
+
+
+@pytest.mark.parametrize("usd", ["-0.01", "1000001", "nan", "inf"])
+def test_a_cap_on_the_cost_is_a_sum_of_money(usd: str) -> None:
+    wrong = message_of(lambda: load_settings("dev", {"max_cost_usd": usd}, variables={}))
+    assert "max_cost_usd: got" in wrong
 
 
 @pytest.mark.parametrize(

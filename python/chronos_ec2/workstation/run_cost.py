@@ -1,0 +1,144 @@
+"""What a run has cost in US dollars, from its own record: the twin of `shell/lib/run_cost.jq`.
+
+The instance writes the cost of a run that ended by itself; this module writes that of a lost one and shows
+what a run that goes on has cost so far. Both compute step by step in the same order, so they agree to the
+last digit; one table of examples is run through both.
+
+EC2 bills an instance by the second, 60 at least, from launch to termination. A GB of gp3 is billed for a
+month of 720 hours, as in AWS's own examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from chronos_ec2.state.clock import from_text, to_text
+
+PARTS: Final = ("compute", "disk", "requests", "address")
+LEAST_SECONDS: Final = 60
+MONTH_HOURS: Final = 720
+SWITCH_MARGIN_SECONDS: Final = 300
+"""How long after its deadline the switch outside the instance ends it at the latest."""
+
+
+def with_cost(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record with `cost_usd`; without an end, or without prices, as it is.
+
+    `cost_usd` has the parts, `total` and the billed `seconds`; a part whose price is not known is None, and
+    so is the total then. It is None as a whole where nobody knows whether there was a machine. `at_most` says
+    that the machine's end was not seen.
+    """
+    if record.get("ended_at") is None or not isinstance(record.get("price"), dict):
+        return dict(record)
+    return {**record, "cost_usd": _cost(record)}
+
+
+def cost_until(record: Mapping[str, Any], moment: datetime) -> dict[str, Any] | None:
+    """What a run that goes on costs up to a moment; None where that is not known."""
+    going = {**record, "ended_at": to_text(moment), "outcome": "running"}
+    cost: dict[str, Any] | None = with_cost(going).get("cost_usd")
+    return cost
+
+
+def total_of(cost: object) -> float | None:
+    """The total of a `cost_usd`, in US dollars; None where that is not known."""
+    return _number(_object(cost).get("total"))
+
+
+def cost_of(price: Mapping[str, Any], seconds: int, requests: object = None) -> dict[str, Any]:
+    """What so many billed seconds cost.
+
+    Args:
+        price: as in a run's record.
+        requests: the counts `put` and `get`; a count that is missing is estimated from the price's rates.
+    """
+    hours = seconds / 3600
+    gb_price = _product(_number(price.get("disk_gb")), _number(price.get("disk_usd_per_gb_month")))
+    parts = {
+        "compute": _product(_number(price.get("compute_usd_per_hour")), hours),
+        "disk": None if gb_price is None else gb_price / MONTH_HOURS * hours,
+        "requests": _request_cost(price, requests, hours),
+        "address": _product(_number(price.get("address_usd_per_hour")), hours),
+    }
+    known = {name: None if part is None else rounded(part) for name, part in parts.items()}
+    total = _sum(_sum(_sum(known["compute"], known["disk"]), known["requests"]), known["address"])
+    return {**known, "total": None if total is None else rounded(total), "seconds": seconds}
+
+
+def rounded(dollars: float) -> float:
+    """Millionths of a dollar; halves up, as jq's `round` does for what is not negative."""
+    millionths = dollars * 1000000
+    whole = math.floor(millionths)
+    return (whole + 1 if millionths - whole >= 0.5 else whole) / 1000000
+
+
+def _cost(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    outcome = record.get("outcome")
+    if _object(record.get("instance")).get("id") is None:
+        if outcome == "launch_failed":
+            return {**dict.fromkeys((*PARTS, "total"), 0), "seconds": 0}
+        if outcome in ("lost", "killed"):
+            return None
+    seconds = _billed_seconds(record)
+    if seconds is None:
+        return None
+    unseen = outcome == "lost" and record.get("end_seen") is not True
+    return {
+        **cost_of(record["price"], seconds, record.get("requests")),
+        **({"at_most": True} if unseen else {}),
+    }
+
+
+def _billed_seconds(record: Mapping[str, Any]) -> int | None:
+    start = _moment(record.get("launched_at"))
+    if start is None:
+        start = _moment(record.get("started_at"))
+    end, deadline = _moment(record.get("ended_at")), _moment(record.get("deadline"))
+    if start is None or end is None:
+        return None
+    if record.get("outcome") == "lost" and deadline is not None:
+        end = min(end, deadline + SWITCH_MARGIN_SECONDS)
+    return max(LEAST_SECONDS, end - start)
+
+
+def _request_cost(price: Mapping[str, Any], counts: object, hours: float) -> float | None:
+    puts = _product(_requests(price, counts, "put", hours), _number(price.get("put_usd_per_1000")))
+    gets = _product(_requests(price, counts, "get", hours), _number(price.get("get_usd_per_1000")))
+    both = _sum(puts, gets)
+    return None if both is None else both / 1000
+
+
+def _requests(price: Mapping[str, Any], counts: object, kind: str, hours: float) -> float | None:
+    """What the instance has counted, else what such a run makes by rule (pool_prices.py)."""
+    counted = _number(_object(counts).get(kind))
+    if counted is not None:
+        return counted
+    rates = _object(price.get("request_rates"))
+    return _sum(_number(rates.get(f"{kind}_once")), _product(_number(rates.get(f"{kind}_per_hour")), hours))
+
+
+def _number(value: object) -> float | None:
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _moment(value: object) -> int | None:
+    """Seconds of the epoch; None for what is no time."""
+    try:
+        return int(from_text(value).timestamp()) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _product(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left * right
+
+
+def _sum(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left + right
