@@ -67,6 +67,11 @@ class Home:
         return self.path / "clock-offset"
 
     @property
+    def capacity(self) -> Path:
+        """Which launches fail, and how; written by whoever wants that."""
+        return self.path / "capacity.json"
+
+    @property
     def scratch(self) -> Path:
         """The server's own temporary files."""
         return self.path / "tmp"

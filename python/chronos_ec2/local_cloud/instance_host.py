@@ -25,6 +25,7 @@ from chronos_ec2.local_cloud.guest import Guest, Hardware
 from chronos_ec2.local_cloud.home import Home
 
 KEPT_CONSOLES: Final = 50
+PENDING_SECONDS: Final = 0.3
 _LOG = logging.getLogger(__name__)
 _GUEST_SHUTDOWN: Final = ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown")
 _HOST_FAILURE: Final = ("Server.InternalError", "The instance host could not run the guest")
@@ -41,7 +42,14 @@ class Originals:
 class InstanceHost:
     """All guests of one embedded AWS."""
 
-    def __init__(self, home: Home, hardware: Hardware, originals: Originals) -> None:
+    def __init__(
+        self,
+        home: Home,
+        hardware: Hardware,
+        originals: Originals,
+        failure_at_start: Callable[[Any], tuple[str, str] | None],
+    ) -> None:
+        self._failure_at_start = failure_at_start
         self._home = home
         self._hardware = hardware
         self._originals = originals
@@ -57,6 +65,10 @@ class InstanceHost:
         with self._lock:
             if self._closing or instance.id in self._guests:
                 return
+            failure = self._failure_at_start(instance)
+            if failure is not None:
+                self._fail_to_start(instance, failure)
+                return
             console = self._home.consoles / f"{instance.id}.log"
             try:
                 guest = Guest(instance, self._home.disks / instance.id, console, self._hardware)
@@ -66,6 +78,13 @@ class InstanceHost:
                 return
             self._guests[instance.id] = guest
         threading.Thread(target=self._watch, args=(guest,), daemon=True, name=instance.id).start()
+
+    def _fail_to_start(self, instance: Any, reason: tuple[str, str]) -> None:
+        """Pending for a moment, then terminated: a pool that has accepted and lacks something after all."""
+        _set_state(instance, "pending", 0)
+        timer = threading.Timer(PENDING_SECONDS, self._terminated, (instance, reason))
+        timer.daemon = True
+        timer.start()
 
     def terminate(self, instance: Any) -> Any:
         """TerminateInstances: shutting-down at once, terminated when nothing is left of the guest."""
@@ -174,9 +193,18 @@ class InstanceHost:
             console.unlink(missing_ok=True)
 
 
-def install(home: Home, hardware: Hardware) -> InstanceHost:
-    """Hook a new host around moto's instances."""
-    host = InstanceHost(home, hardware, Originals(Instance.terminate, Instance.stop))
+def install(
+    home: Home,
+    hardware: Hardware,
+    failure_at_start: Callable[[Any], tuple[str, str] | None] = lambda _instance: None,
+) -> InstanceHost:
+    """Hook a new host around moto's instances.
+
+    Args:
+        failure_at_start: the code and the words of the StateReason with which an instance ends instead of
+            booting; None: it boots.
+    """
+    host = InstanceHost(home, hardware, Originals(Instance.terminate, Instance.stop), failure_at_start)
 
     def booting(run_instances: Callable[..., Any]) -> Callable[..., Any]:
         def run_and_boot(backend: Any, *args: Any, **kwargs: Any) -> Any:

@@ -93,6 +93,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
 
     from chronos_ec2.local_cloud import instance_host
     from chronos_ec2.local_cloud.gaps import (
+        capacity,
         client_token,
         conditional_writes,
         console_output,
@@ -101,6 +102,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         ranged_reads,
         schedules,
         spot_prices,
+        spot_requests,
         stack_deletion,
         stack_kinds,
         stack_properties,
@@ -113,7 +115,8 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     server = make_server("127.0.0.1", port, answer, threaded=True, request_handler=MotoRequestHandler)
     grace = float(os.environ.get(GRACE_VARIABLE) or _DEFAULT_GRACE_SECONDS)
     hardware = Hardware(binaries, f"http://127.0.0.1:{server.port}", grace)
-    host = instance_host.install(home, hardware)
+    spot_requests.install()
+    host = instance_host.install(home, hardware, capacity.install(home.capacity))
     answer.running = host.running
     conditional_writes.install()
     ranged_reads.install()

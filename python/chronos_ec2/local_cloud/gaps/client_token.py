@@ -2,8 +2,8 @@
 
 Real EC2: a request that repeats a ClientToken with the same parameters launches nothing and answers with the
 first request's reservation, as its instances are now; with other parameters it fails with 400
-IdempotentParameterMismatch. A request that failed does not use its token up. moto stores the token and
-launches again.
+IdempotentParameterMismatch. A request that failed does not use its token up. DescribeInstances finds an
+instance by its token. moto stores the token and launches again, and does not know that filter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.responses.instances import InstanceResponse
+from moto.ec2.utils import filter_dict_attribute_mapping
 
 from chronos_ec2.local_cloud.gaps import around
 
@@ -32,8 +33,9 @@ class IdempotentParameterMismatch(EC2ClientError):
 
 
 def install() -> None:
-    """Make moto's RunInstances remember its client tokens."""
+    """Make moto's RunInstances remember its client tokens, and DescribeInstances find them."""
     around(InstanceResponse, "run_instances", _remembering)
+    filter_dict_attribute_mapping["client-token"] = "client_token"
 
 
 def _remembering(run_instances: Callable[..., ActionResult]) -> Callable[..., ActionResult]:
