@@ -220,6 +220,7 @@ end_runs() {
   drop_staged_states "$bucket" "$environment" "${ended[@]}"
   log_info "ended; $environment is free"
   # An instance that had the time has told it already.
+  topic=$(heard_topic "$topic")
   for run in "${ended[@]}"; do notify "$topic" "$bucket" "$environment" "$run" end; done
 }
 

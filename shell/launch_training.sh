@@ -65,8 +65,10 @@ gather_facts() {
   side_by_side require_credentials read_exports find_ami
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
-  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest
+  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest find_topic
 }
+
+find_topic() { heard_topic "$(jq -r '.TopicArn // ""' <<<"$exports")"; }
 
 # Writes the launch's files to $work. Reads run_id and what gather_facts left there.
 write_launch_files() {
@@ -75,13 +77,13 @@ write_launch_files() {
   local -a argv=("$python" -m chronos_ec2.workstation.launch_files --env "$environment" --into "$work")
   for item in "${assignments[@]}"; do argv+=(--set "$item"); done
   # shellcheck disable=SC2016  # a jq program
-  jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" \
+  jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" --arg topic "$(<"$work/find_topic")" \
     --slurpfile ami "$work/find_ami" --argjson exports "$exports" \
     --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
     --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" '
     {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
      subnet_id: ($exports.SubnetIds | split(",")[0]), scripts_sha256: $scripts, dataset_sha256: $data,
-     environment_archive: $env[0], dataset: $dataset[0], topic_arn: ($exports.TopicArn // "")}' >"$work/facts.json"
+     environment_archive: $env[0], dataset: $dataset[0], topic_arn: $topic}' >"$work/facts.json"
   "${argv[@]}" <"$work/facts.json"
 }
 
@@ -186,7 +188,7 @@ release_claim() {
 }
 
 # Tells the topic of an end that is in run.json. <run_id>
-tell_end_of() { notify "$(jq -r '.TopicArn // ""' <<<"$exports")" "$bucket" "$environment" "$1" end; }
+tell_end_of() { notify "$(<"$work/find_topic")" "$bucket" "$environment" "$1" end; }
 
 # A launch that came to no claim was no run: its record and its id go.
 withdraw() {

@@ -11,8 +11,9 @@ _notices_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=log.sh
 source "$_notices_lib_dir/log.sh"
 
-# Tells the topic of an event of a run, if nobody has; always returns 0, after 21 s at most.
-# <topic arn, or '' to tell nobody> <bucket> <env> <run_id> <start|end|stall> [json object: what run.json may lack]
+# Tells the topic of an event of a run, if nobody has; always returns 0, after 24 s at most.
+# <topic arn, or '' to tell nobody> <bucket> <env> <run_id> <start|end|stall>
+# [json object: what run.json may lack, or all of it: then it is not read]
 notify() {
   local folder trouble
   if [[ -z $1 ]] || ! folder=$(mktemp -d); then return 0; fi
@@ -24,11 +25,25 @@ notify() {
   rm -rf "${folder:?}"
 }
 
+# Prints a topic again if anybody listens to it: a run whose notices nobody gets makes no calls for them.
+# <topic arn, or ''>
+heard_topic() {
+  local answer
+  if [[ -z $1 ]]; then return 0; fi
+  if answer=$(_bounded 6 sns list-subscriptions-by-topic --topic-arn "$1" --output json 2>/dev/null) \
+    && [[ $(jq '.Subscriptions | length' <<<"$answer" 2>/dev/null) == 0 ]]; then
+    return 0
+  fi
+  printf '%s\n' "$1"
+}
+
 # Prints what it has to say. <folder for files> <as notify>
 _tell_topic() {
   local folder=$1 topic=$2 bucket=$3 run_prefix="$4/$5" lacking=${7:-'{}'} notice text claimed=true
   local key="$run_prefix/notices/$6.json"
-  _bounded 5 s3api get-object --bucket "$bucket" --key "$run_prefix/run.json" "$folder/run.json" >/dev/null 2>&1 || true
+  if [[ $lacking != *'"started_at"'* ]]; then
+    _bounded 6 s3api get-object --bucket "$bucket" --key "$run_prefix/run.json" "$folder/run.json" >/dev/null 2>&1 || true
+  fi
   notice=$(compose_notice "$folder/run.json" "${@:3:4}" "$lacking") || return $?
   printf '%s\n' "$notice" >"$folder/notice.json"
   if ! _claim_notice "$folder" "$bucket" "$key"; then
@@ -40,13 +55,13 @@ _tell_topic() {
   fi
   text=$(jq -r '.subject, .message' <<<"$notice")
   _bounded 8 sns publish --topic-arn "$topic" --subject "${text%%$'\n'*}" --message "${text#*$'\n'}" >/dev/null && return 0
-  if [[ $claimed == true ]]; then _bounded 3 s3api delete-object --bucket "$bucket" --key "$key" >/dev/null || true; fi
+  if [[ $claimed == true ]]; then _bounded 4 s3api delete-object --bucket "$bucket" --key "$key" >/dev/null || true; fi
   return 1
 }
 
 # Of many who tell, one creates the object. <folder with notice.json> <bucket> <key>
 _claim_notice() {
-  _bounded 5 s3api put-object --bucket "$2" --key "$3" --body "$1/notice.json" --content-type application/json \
+  _bounded 6 s3api put-object --bucket "$2" --key "$3" --body "$1/notice.json" --content-type application/json \
     --tagging chronos-class=log --if-none-match '*' >/dev/null 2>"$1/error"
 }
 

@@ -122,6 +122,7 @@ readonly FREE='delete-object dev/system-state.json if-match'
 @test "--now terminates without asking the instance or waiting for it, and tells of it in its place" {
   topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
+  aws_plan "sns list-subscriptions-by-topic --topic-arn $topic --output json" --out '{"Subscriptions": [{}]}'
   aws_plan "sns publish * $RUN: killed at training *" --out '{}'
   plan_instance_seen 2
   plan_terminate

@@ -24,6 +24,9 @@ plan_cli() { aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{
 plan_credentials() { aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws:iam::123456789012:user/ada"}'; }
 
 plan_exports() {
+  if [[ -n ${topic:-} ]]; then
+    aws_plan "sns list-subscriptions-by-topic --topic-arn $topic --output json" --out '{"Subscriptions": [{}]}'
+  fi
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
     {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"}'"${topic:+,

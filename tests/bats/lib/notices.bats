@@ -127,6 +127,23 @@ EVENTS
   refute_called '*'
 }
 
+@test "a topic to which nobody listens is none; one that cannot be asked about is one" {
+  local question="sns list-subscriptions-by-topic --topic-arn $TOPIC --output json"
+  assert_equal "$(heard_topic '')" ''
+  aws_plan "$question" --out '{"Subscriptions": []}'
+  assert_equal "$(heard_topic "$TOPIC")" ''
+  aws_plan "$question" --out '{"Subscriptions": [{"Protocol": "email"}]}'
+  aws_plan "$question" --error AuthorizationError
+  aws_plan "$question" --out nonsense
+  for _ in {1..3}; do assert_equal "$(heard_topic "$TOPIC")" "$TOPIC"; done
+}
+
+@test "a record that the caller has is not read again" {
+  send end "$(jq -c . <<<"$ended")"
+  assert_equal "$(sent end subject)" "Chronos dev $RUN: failed at training (\$1.53)"
+  refute_called 's3api get-object *'
+}
+
 @test "an event is told once: whoever creates its object tells it" {
   record "$ended"
   send end
@@ -175,6 +192,6 @@ EVENTS
   record "$ended"
   timeout() { printf '%s\n' "$*" >>limits && "${@:3}"; }
   send end
-  run -0 grep -cE '^--kill-after=1 [58] aws ' limits
+  run -0 grep -cE '^--kill-after=1 [68] aws ' limits
   assert_output 3
 }
