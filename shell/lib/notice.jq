@@ -24,7 +24,7 @@ def seconds:
   (.started_at | moment) as $start
   | if $start == null then null else ([((.ended_at | moment) // $now) - $start, 0] | max) end;
 
-def interrupted: .outcome == "failed" and (.interrupted_at_step != null or ((.error // "") | test("^interrupted")));
+def interrupted: .outcome == "interrupted" or (.outcome == "failed" and ((.error // "") | startswith("interrupted")));
 
 def headline:
   (if .failed_step then " at \(.failed_step)" else "" end) as $where
@@ -49,7 +49,9 @@ def machine:
 def next_command:
   if $event == "start" then "invoke watch --env \($env)"
   elif $event == "stall" then "invoke logs --env \($env) --run \($run)\nnext: invoke kill --env \($env)"
-  elif interrupted then "invoke launch --env \($env) --resume \($run)"
+  elif interrupted then
+    (if .checkpoint_step != null then $run else .resume_from end) as $from
+    | "invoke launch --env \($env)\(if $from then " --resume \($from)" else "" end)"
   elif .outcome == "succeeded" then "invoke fetch --env \($env) --run \($run)"
   elif .outcome == "launch_failed" then "invoke doctor --env \($env)"
   else "invoke logs --env \($env) --run \($run)" end;

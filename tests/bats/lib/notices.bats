@@ -67,7 +67,9 @@ stall|{}|no progress for 15 minutes at step_7|invoke kill --env dev
 stall|{"silent_for":"16 min 40 s"}|no sign of life for 16 min 40 s at step_7|invoke kill --env dev
 end|{"outcome":"succeeded"}|succeeded|invoke fetch --env dev --run $RUN
 end|{"outcome":"failed","failed_step":"data_sync"}|failed at data_sync|invoke logs --env dev --run $RUN
-end|{"outcome":"failed","failed_step":"training","interrupted_at_step":40}|interrupted at training|invoke launch --env dev --resume $RUN
+end|{"outcome":"interrupted","failed_step":"training","checkpoint_step":40}|interrupted at training|invoke launch --env dev --resume $RUN
+end|{"outcome":"failed","error":"interrupted: EC2 takes it back","resume_from":"2025-01-14-000000"}|interrupted|invoke launch --env dev --resume 2025-01-14-000000
+end|{"outcome":"interrupted","failed_step":"data_sync"}|interrupted at data_sync|invoke launch --env dev
 end|{"outcome":"killed"}|killed|invoke logs --env dev --run $RUN
 end|{"outcome":"lost","failed_step":"training"}|lost at training|invoke logs --env dev --run $RUN
 end|{"outcome":"launch_failed","failed_step":"launch"}|the launch failed|invoke doctor --env dev
