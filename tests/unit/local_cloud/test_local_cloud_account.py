@@ -38,6 +38,21 @@ RESOURCES = {
         "Type": "AWS::EC2::SecurityGroup",
         "Properties": {"VpcId": {"Ref": "Vpc"}, "GroupDescription": "without rules of its own"},
     },
+    "Role": {
+        "Type": "AWS::IAM::Role",
+        "Properties": {
+            "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []},
+            "Policies": [
+                {
+                    "PolicyName": "one",
+                    "PolicyDocument": {
+                        "Version": "2012-10-17",
+                        "Statement": [{"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "*"}],
+                    },
+                }
+            ],
+        },
+    },
     "Bucket": {"Type": "AWS::S3::Bucket", "Properties": {"PublicAccessBlockConfiguration": BLOCK}},
 }
 
@@ -71,8 +86,9 @@ def test_a_request_for_more_stays_open_and_there_is_only_one(quotas: Any) -> Non
         quotas.request_service_quota_increase(**asked)
 
 
-def test_a_stack_applies_egress_rules_route_tables_and_public_access_block(cloud: Any) -> None:
+def test_a_stack_applies_egress_rules_route_tables_public_access_block_and_policies(cloud: Any) -> None:
     cloudformation = cloud.client("cloudformation")
+    iam = cloud.client("iam")
     cloudformation.create_stack(StackName="Props", TemplateBody=json.dumps({"Resources": RESOURCES}))
     listed = cloudformation.list_stack_resources(StackName="Props")["StackResourceSummaries"]
     ids = {item["LogicalResourceId"]: item["PhysicalResourceId"] for item in listed}
@@ -92,6 +108,15 @@ def test_a_stack_applies_egress_rules_route_tables_and_public_access_block(cloud
     assert [table["RouteTableId"] for table in tables] == [ids["Table"]]
     found = cloud.s3.get_public_access_block(Bucket=ids["Bucket"])
     assert found["PublicAccessBlockConfiguration"] == BLOCK
+
+    def allowed() -> str:
+        policy = iam.get_role_policy(RoleName=ids["Role"], PolicyName="one")["PolicyDocument"]
+        return str(policy["Statement"][0]["Action"])
+
+    assert allowed() == "s3:ListBucket"
+    text = json.dumps({"Resources": RESOURCES}).replace("s3:ListBucket", "s3:GetObject")
+    cloudformation.update_stack(StackName="Props", TemplateBody=text)
+    assert allowed() == "s3:GetObject"
 
     cloudformation.delete_stack(StackName="Props")
     assert cloud.ec2.describe_route_tables(Filters=on_subnet)["RouteTables"] == []
