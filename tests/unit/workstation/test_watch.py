@@ -380,7 +380,7 @@ def test_without_an_active_run_json_says_idle(world: Any) -> None:
 
 
 def test_a_last_run_without_an_end_is_completed(world: Any) -> None:
-    world.put_run()
+    world.put_run(instance={"id": "i-1", "type": "g4dn.2xlarge"})
     world.clock.pass_time(300)
     seen = Watched(world)
     assert f"last run {RUN} lost" in seen.text
