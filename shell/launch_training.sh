@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Launches one training run: checks, claims the environment, starts one EC2 instance, and leaves it to itself.
 #
-# Usage: launch_training.sh [--env NAME] [--set KEY=VALUE]… [--dry-run] [--json] [--help]
+# Usage: launch_training.sh [--env NAME] [--set KEY=VALUE]… [--max-cost DOLLARS] [--dry-run] [--json] [--help]
 #
 #   --env NAME        the environment (invoke.yaml); default: its default_environment
 #   --set KEY=VALUE   a setting for this run only, e.g. --set instance_type=g5.xlarge
+#   --max-cost N      US dollars that the run may cost in the worst case: the machine's deadline is set by it
 #   --dry-run         make every check, print the user data and the calls that would change something, change nothing
-#   --json            print one JSON object on stdout: run_id, instance_id, environment, s3_prefix
+#   --json            print one JSON object on stdout: run_id, instance_id, environment, s3_prefix, estimate
 #
 # Environment: the AWS variables (AWS_PROFILE, AWS_ENDPOINT_URL, …), CHRONOS_<SETTING>, CHRONOS_PYTHON.
 # Exit codes: 0 launched; 2 usage; 10 no credentials; 11 not deployed; 12 a run holds the environment;
 #   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded;
 #   21 killed while launching; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded AWS
-#   is down; 130, 143 interrupted, the claim given back.
+#   is down; 30 the run may cost more than it may; 130, 143 interrupted, the claim given back.
 # Runs on: the laptop. Needs aws, jq and this repository's Python.
 set -Eeuo pipefail
 shopt -s inherit_errexit
@@ -22,6 +23,8 @@ script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$script_dir/lib/workstation.sh"
 # shellcheck source=lib/launch_facts.sh
 source "$script_dir/lib/launch_facts.sh"
+# shellcheck source=lib/launch_price.sh
+source "$script_dir/lib/launch_price.sh"
 # shellcheck source=lib/stale_claim.sh
 source "$script_dir/lib/stale_claim.sh"
 # shellcheck source=lib/notices.sh
@@ -38,12 +41,16 @@ readonly CLAIM_ATTEMPTS=3
 parse_arguments() {
   while (($# > 0)); do
     case $1 in
-      --env | --set)
+      --env | --set | --max-cost)
         if (($# < 2)) || [[ -z $2 ]]; then
           log_error "$1 takes a value; see --help"
           exit "$EXIT_USAGE"
         fi
-        if [[ $1 == --env ]]; then environment=$2; else assignments+=("$2"); fi
+        case $1 in
+          --env) environment=$2 ;;
+          --max-cost) assignments+=("max_cost_usd=$2") ;;
+          *) assignments+=("$2") ;;
+        esac
         shift 2
         ;;
       --dry-run) dry_run=true && shift ;;
@@ -62,7 +69,7 @@ parse_arguments() {
 
 # Gathers what the launch needs to know from AWS.
 gather_facts() {
-  side_by_side require_credentials read_exports find_ami
+  side_by_side require_credentials read_exports find_ami gather_prices
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
   side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest find_topic
@@ -80,10 +87,10 @@ write_launch_files() {
   jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" --arg topic "$(<"$work/find_topic")" \
     --slurpfile ami "$work/find_ami" --argjson exports "$exports" \
     --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
-    --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" '
+    --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" --slurpfile money "$work/gather_prices" '
     {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
      subnet_id: ($exports.SubnetIds | split(",")[0]), scripts_sha256: $scripts, dataset_sha256: $data,
-     environment_archive: $env[0], dataset: $dataset[0], topic_arn: $topic}' >"$work/facts.json"
+     environment_archive: $env[0], dataset: $dataset[0], topic_arn: $topic} + $money[0]' >"$work/facts.json"
   "${argv[@]}" <"$work/facts.json"
 }
 
@@ -172,6 +179,7 @@ record_instance() {
     return "$EXIT_RUN_KILLED"
   fi
   if ((status != 0)); then log_warn "the instance's id could not be recorded; the instance does it as well"; fi
+  changes=$(with_launch_price "$changes")
   update_run_record "$bucket" "$environment" "$run_id" "$changes" || log_warn "run.json does not name the instance yet"
 }
 
@@ -231,7 +239,8 @@ report() {
   if [[ $as_json == true ]]; then
     # shellcheck disable=SC2016  # a jq program
     jq -cn --arg run "$run_id" --arg id "$instance_id" --arg env "$environment" --arg prefix "$prefix" \
-      '{run_id: $run, instance_id: $id, environment: $env, s3_prefix: $prefix}'
+      --slurpfile money "$work/gather_prices" \
+      '{run_id: $run, instance_id: $id, environment: $env, s3_prefix: $prefix, estimate: $money[0].estimate}'
   fi
 }
 

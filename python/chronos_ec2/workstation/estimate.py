@@ -34,8 +34,7 @@ UPPER_DOWNLOAD_BYTES: Final = 8 * 1024**3
 def worst_price(prices: Prices, settings: Settings, instance_type: str, market: str) -> dict[str, Any]:
     """A pool's price with spot at the most that it may rise to."""
     price = price_of_pool(prices, settings, instance_type, market, download_bytes=UPPER_DOWNLOAD_BYTES)
-    cap = price.get("compute_cap_usd_per_hour", price["compute_usd_per_hour"])
-    return {**price, "compute_usd_per_hour": cap}
+    return {**price, "compute_usd_per_hour": price["compute_cap_usd_per_hour"]} if market == "spot" else price
 
 
 def estimate(settings: Settings, prices: Prices) -> dict[str, Any]:

@@ -46,18 +46,17 @@ def price_of_pool(
 ) -> dict[str, Any]:
     """The record's `price` for a pool.
 
-    A rate that nobody knows is None. A spot pool has `compute_cap_usd_per_hour` as well, what its price may
-    rise to: `spot_max_price`, else EC2's own cap, the on-demand price. A spot price that is not known is that
-    cap.
+    A rate that nobody knows is None. Of a spot pool `compute_cap_usd_per_hour` says what it may rise to:
+    `spot_max_price`, else EC2's own cap, the on-demand price. A spot price that is not known is that cap.
 
     Args:
         zone: the pool's availability zone; None: the dearest one counts.
     """
     compute = prices.rates.get(f"compute:{instance_type}")
-    cap: dict[str, float | None] = {}
+    cap: float | None = None
     if market == "spot":
         limit = float(settings.spot_max_price) if settings.spot_max_price else None
-        cap = {"compute_cap_usd_per_hour": limit if limit is not None else (compute.usd if compute else None)}
+        cap = limit if limit is not None else (compute.usd if compute else None)
         setting = Rate(limit, "spot_max_price", "") if limit is not None else None
         compute = prices.spot(instance_type, zone) or setting or compute
     used = [rate for rate in (compute, *map(prices.rates.get, OTHERS)) if rate is not None]
@@ -66,7 +65,7 @@ def price_of_pool(
         "market": market,
         "region": prices.region,
         "compute_usd_per_hour": compute.usd if compute else None,
-        **cap,
+        "compute_cap_usd_per_hour": cap,
         "disk_usd_per_gb_month": prices.usd("disk"),
         "disk_gb": settings.volume_gb,
         "address_usd_per_hour": prices.usd("address"),

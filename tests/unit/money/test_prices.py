@@ -235,6 +235,7 @@ def test_the_record_gets_the_pools_price_with_its_source_and_time(
         "market": "on-demand",
         "region": "us-east-1",
         "compute_usd_per_hour": 0.76,
+        "compute_cap_usd_per_hour": None,
         "disk_usd_per_gb_month": 0.09,
         "disk_gb": 100,
         "address_usd_per_hour": 0.006,
