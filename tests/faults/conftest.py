@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tools.lab import Lab
@@ -29,15 +30,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One tally a session."""
+    """One tally a session; processes that share its tests share its seed."""
     seed = config.getoption("--seed", None)
-    tally = Tally(
-        seed if seed is not None else random.randrange(10**6), bool(config.getoption("--full", False))
-    )
-    config.stash[_TALLY] = tally
+    if seed is None:
+        seed = getattr(config, "workerinput", {}).get("faults_seed", random.randrange(10**6))
+    config.stash[_TALLY] = Tally(seed, bool(config.getoption("--full", False)))
 
 
 _TALLY = pytest.StashKey[Tally]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the seed to a process of pytest-xdist."""
+    node.workerinput["faults_seed"] = node.config.stash[_TALLY].seed
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a process of pytest-xdist has counted."""
+    counted = getattr(node, "workeroutput", {}).get("faults_tally", {})
+    node.config.stash[_TALLY].merge(counted)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -53,7 +66,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the report of a run in which everything held."""
     report = session.config.getoption("--report", None)
     tally = session.config.stash.get(_TALLY, None)
-    if report is not None and tally is not None and exitstatus == 0:
+    if tally is not None and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults_tally"] = tally.counts()
+    elif report is not None and tally is not None and exitstatus == 0:
         command = "python -m pytest " + " ".join(
             word for word in sys.argv[1:] if not word.startswith("--report")
         )
@@ -63,7 +78,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(scope="session")
 def tally(request: pytest.FixtureRequest) -> Tally:
     """Counts, seed and form of this session."""
-    return request.config.stash[_TALLY]
+    found = request.config.stash[_TALLY]
+    print(f"seed {found.seed}")  # shown with a failure
+    return found
 
 
 @pytest.fixture(scope="session")

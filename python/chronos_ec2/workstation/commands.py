@@ -96,9 +96,18 @@ def module_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"chronos_ec2.{module}", *arguments]
 
 
+def pytest_command(only: str, *, spread: str) -> list[str]:
+    """Some tests, on all cores.
+
+    Args:
+        spread: how pytest-xdist deals them out: `loadfile` keeps the tests of a file together, `worksteal` not.
+    """
+    return [sys.executable, "-m", "pytest", only, "--numprocesses", "auto", "--dist", spread]
+
+
 def faults_command(only: str, seed: int | str | None = None, report: str | None = None) -> list[str]:
     """The full form of the fault proofs."""
-    words = [sys.executable, "-m", "pytest", only, "--full"]
+    words = [*pytest_command(only, spread="worksteal"), "--full"]
     if seed is not None:
         words += ["--seed", str(seed)]
     if report is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 
@@ -18,6 +18,16 @@ class Tally:
     def count(self, proof: str, outcome: str, times: int = 1) -> None:
         """Note that a case of a proof ended in some way that the proof allows."""
         self._cases.setdefault(proof, Counter())[outcome] += times
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Everything counted, by proof and outcome, as plain data."""
+        return {proof: dict(outcomes) for proof, outcomes in self._cases.items()}
+
+    def merge(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Add what another process has counted."""
+        for proof, outcomes in counts.items():
+            for outcome, times in outcomes.items():
+                self.count(proof, outcome, times)
 
     def lines(self) -> Iterator[str]:
         """The counts as text."""

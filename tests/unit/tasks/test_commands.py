@@ -95,16 +95,17 @@ def test_a_module_command() -> None:
 # -- environments of programs -------------------------------------------------------------------------
 
 
+def test_tests_run_on_all_cores() -> None:
+    words = [sys.executable, "-m", "pytest", "tests", "--numprocesses", "auto", "--dist", "loadfile"]
+    assert commands.pytest_command("tests", spread="loadfile") == words
+
+
 def test_the_fault_proofs_in_full() -> None:
-    assert commands.faults_command("tests/faults") == [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/faults",
-        "--full",
+    assert commands.faults_command("tests/faults")[3:] == [
+        *("tests/faults", "--numprocesses", "auto", "--dist", "worksteal", "--full")
     ]
     words = commands.faults_command("tests/faults/test_crash.py", "7", "page.md")
-    assert words[3:] == ["tests/faults/test_crash.py", "--full", "--seed", "7", "--report", "page.md"]
+    assert words[-5:] == ["--full", "--seed", "7", "--report", "page.md"]
 
 
 def test_the_pinned_programs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
