@@ -100,7 +100,7 @@ def pytest_command(only: str, *, spread: str) -> list[str]:
     """Some tests, on all cores.
 
     Args:
-        spread: how pytest-xdist deals them out: `loadfile` keeps the tests of a file together, `worksteal` not.
+        spread: how pytest-xdist deals them out: `loadfile` keeps a file together, `worksteal` does not.
     """
     return [sys.executable, "-m", "pytest", only, "--numprocesses", "auto", "--dist", spread]
 
