@@ -13,7 +13,7 @@
 #   CHRONOS_ENVIRONMENT_ARCHIVE and _SHA256, CHRONOS_DATASET_SHA256, CHRONOS_DEADLINE_MINUTES, CHRONOS_MIN_FREE_DISK_GB,
 #   CHRONOS_HEARTBEAT_SECONDS, CHRONOS_LOG_UPLOAD_SECONDS, CHRONOS_KILL_GRACE_SECONDS,
 #   CHRONOS_KEEP_ON_FAILURE_MINUTES, CHRONOS_ROOT (like DESTDIR; empty on EC2), CHRONOS_TOPIC_ARN (empty: no notices),
-#   CHRONOS_STALE_MINUTES.
+#   CHRONOS_STALE_MINUTES, CHRONOS_RESUME_FROM (a run whose newest checkpoint this one goes on from; empty: none).
 # Exit codes: 0 trained; 2 usage; 25 this is not the run's EC2 instance; else that of the phase that failed.
 # Runs on: the instance. It refuses to run, and cannot power off, anywhere else.
 set -Eeuo pipefail
@@ -28,6 +28,8 @@ source "$script_dir/lib/instance.sh"
 source "$script_dir/lib/companions.sh"
 # shellcheck source=lib/phases.sh
 source "$script_dir/lib/phases.sh"
+# shellcheck source=lib/ending.sh
+source "$script_dir/lib/ending.sh"
 # shellcheck source=lib/stall.sh
 source "$script_dir/lib/stall.sh"
 # shellcheck source=lib/run_notices.sh
@@ -41,7 +43,7 @@ readonly CLEANUP_MINUTES=15
 phase=initialization
 phase_started=$EPOCHREALTIME
 companion_pids=()
-log_file='' stop_reason_file=''
+log_file='' stop_reason_file='' notice_file=''
 
 parse_arguments() {
   while (($# > 0)); do
@@ -101,6 +103,7 @@ start_log() {
   mkdir -p "$folder"
   log_file="$folder/bootstrap.log"
   stop_reason_file="$folder/stop-reason"
+  notice_file="$folder/interruption.json"
   exec > >(exec tee -a "$log_file") 2>&1
 }
 
@@ -110,6 +113,11 @@ start_companions() {
   companion_pids+=($!)
   watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
   companion_pids+=($!)
+  # One that ended by itself would be a process id for nobody: it is not begun where it has nothing to look for.
+  if may_be_interrupted; then
+    watch_for_interruption $$ "$stop_reason_file" "$notice_file" "$data/output/checkpoints" "$INTERRUPTION_LOOK_SECONDS" &
+    companion_pids+=($!)
+  fi
   watch_for_stall tell_stall "${CHRONOS_STALE_MINUTES:-15}" 60 "${log_file%/*}/moved" "$data" "$home" &
   companion_pids+=($!)
 }
@@ -143,93 +151,18 @@ move_state() {
 
 phase_initialization() { log_info "deadline $CHRONOS_DEADLINE"; }
 
-# A kill refuses this script's next transition before the watch for it has looked: ask once more why this ends.
-note_stop_reason() {
-  if [[ -n $stop_reason_file && ! -s $stop_reason_file ]]; then
-    reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
-  fi
-}
-
-# The run's outcome from the way this script ends. <exit status>
-outcome_of() {
-  case $(cat "$stop_reason_file" 2>/dev/null) in
-    killed) printf 'killed\n' ;;
-    *) if (($1 == 0)); then printf 'succeeded\n'; else printf 'failed\n'; fi ;;
-  esac
-}
-
-explain_end() {
-  case $(cat "$stop_reason_file" 2>/dev/null) in
-    killed) printf '%s\n' "$KILLED_BY_OPERATOR" ;;
-    lost) printf 'the claim on the environment was lost to another run\n' ;;
-    *) printf '%s\n' "${problem:-phase $phase ended with exit code $1; see logs/bootstrap.log}" ;;
-  esac
-}
-
-# Saves what a failed run has made so far, and marks the run failed. <exit status> <error>
-rescue() {
-  local changes
-  record_phase "$phase" "$phase_started" failed
-  log_error "phase $phase failed (exit code $1): $2"
-  # shellcheck disable=SC2016  # a jq program
-  changes=$(jq -cn --arg error "$2" --arg id "$INSTANCE_ID" '{error_message: $error, instance_id: $id}')
-  if [[ $(cat "$stop_reason_file" 2>/dev/null) == '' ]]; then move_state failed "$phase" "$changes" || true; fi
-  if [[ $phase == training || $phase == results_sync ]]; then phase_results_sync || true; fi
-}
-
-keep_if_asked() {
-  if ((CHRONOS_KEEP_ON_FAILURE_MINUTES > 0)); then
-    log_warn "KEPT for $CHRONOS_KEEP_ON_FAILURE_MINUTES minutes after the failure (keep_on_failure_minutes): instance $INSTANCE_ID goes on billing; invoke kill ends it"
-    run_waiting sleep "$((CHRONOS_KEEP_ON_FAILURE_MINUTES * 60))" || true
-  fi
-}
-
-# Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>
-finish_records() {
-  local file step='' error='' more
-  file=$(mktemp) || return $?
-  if [[ $2 != succeeded ]]; then step=$phase error=$3; fi
-  # shellcheck disable=SC2016  # a jq program
-  jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" '{run_id: $run, phases: $phases}' >"$file"
-  timeout 60 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "logs/$CHRONOS_RUN_ID/phase_logs.json" --body "$file" \
-    --content-type application/json --tagging chronos-class=log >/dev/null || log_warn "phase_logs.json could not be uploaded"
-  rm -f "$file"
-  # shellcheck disable=SC2016  # a jq program
-  more=$(jq -c --argjson phases "$phase_times" --arg id "$INSTANCE_ID" \
-    '{phases: $phases, instance: {id: $id}, metrics: ((.metrics // {}) + {baselines: .baselines})}' \
-    "$data/output/training.json" 2>/dev/null) \
-    || more=$(jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" '{phases: $phases, instance: {id: $id}}')
-  finish_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$2" "$step" "$error" "$1" "$more" \
-    || log_warn "run.json could not be finished"
-}
-
-flush_log() {
-  local attempt
-  stop_companions
-  log_info "end of the log of run $CHRONOS_RUN_ID"
-  # tee writes on its own time: wait until the line above has reached the file.
-  for ((attempt = 0; attempt < 20; attempt++)); do
-    if tail -n 1 "$log_file" | grep -qF "end of the log of run"; then break; fi
-    sleep 0.1
-  done
-  upload_log "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
-    || log_warn "the last log lines could not be uploaded; the console output has them"
-}
-
 # The one handler of every end. It never fails, and ends in power-off.
 on_exit() {
-  local status=$? outcome error
+  local status=$? outcome error=''
   trap - EXIT
   trap '' TERM INT
   set +eu
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))"
-  # The trainer has had a third of the grace by then; what is left is for saving what it made.
-  stop_child "$(((CHRONOS_KILL_GRACE_SECONDS + 1) / 2))"
+  stop_work
   if ((status != 0)); then note_stop_reason; fi
   outcome=$(outcome_of "$status")
-  error=$(explain_end "$status")
-  if [[ $outcome != succeeded ]]; then rescue "$status" "$error"; fi
+  if [[ $outcome != succeeded ]]; then rescue "$status" "$outcome"; fi
   if [[ $outcome == failed ]]; then keep_if_asked; fi
   phase_started=$EPOCHREALTIME
   log_info "phase cleanup: outcome $outcome"

@@ -4,9 +4,14 @@
 [[ -n ${_CHRONOS_PHASES:-} ]] && return 0
 readonly _CHRONOS_PHASES=1
 
+_phases_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=run_record.sh
+source "$_phases_lib_dir/run_record.sh"
+
 phase_times='[]'
 problem=''
 child_pid=''
+checkpoint_sync_pid=''
 
 # Where things lie on the instance.
 home="${CHRONOS_ROOT:-}/opt/chronos"
@@ -98,15 +103,44 @@ phase_data_sync() {
     || fail "the run's config.yaml could not be downloaded" || return $?
   run_waiting "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
     --prefix cached-datasets/training-data/ --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data" \
-    || fail "the training data could not be fetched; see the log"
+    || fail "the training data could not be fetched; see the log" || return $?
+  if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then fetch_checkpoint; fi
+}
+
+# Fetches the checkpoint that this run goes on from.
+fetch_checkpoint() {
+  local step_file="$data/resumed-step" step
+  run_waiting "$venv_python" -m chronos_ec2.instance.checkpoint_restore --bucket "$CHRONOS_BUCKET" \
+    --prefix "$CHRONOS_ENV/$CHRONOS_RESUME_FROM/" --into "$data/output/checkpoints" >"$step_file" \
+    || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
+  step=$(<"$step_file")
+  log_info "going on from step $step of run $CHRONOS_RESUME_FROM"
+  update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"resumed_from_step\": $step}" \
+    || log_warn "run.json does not name the step yet"
+}
+
+# Begins to upload checkpoints beside the training. It is no companion: the last upload must not wait for it.
+start_checkpoint_sync() {
+  "$venv_python" -m chronos_ec2.instance.checkpoint_sync --bucket "$CHRONOS_BUCKET" \
+    --prefix "$CHRONOS_ENV/$CHRONOS_RUN_ID/" --from "$data/output" &
+  checkpoint_sync_pid=$!
+}
+
+# What it leaves half done has no manifest, and phase_results_sync does it again.
+stop_checkpoint_sync() {
+  [[ -n $checkpoint_sync_pid ]] || return 0
+  if kill -TERM "$checkpoint_sync_pid" 2>/dev/null; then wait "$checkpoint_sync_pid" 2>/dev/null || true; fi
+  checkpoint_sync_pid=''
 }
 
 phase_training() {
   local status=0
+  start_checkpoint_sync
   # The command of `trainer: command` finds the training environment's python first.
   run_waiting env PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
     --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" \
     --grace-seconds "$(((CHRONOS_KILL_GRACE_SECONDS + 2) / 3))" || status=$?
+  stop_checkpoint_sync
   forget_state # the wrapper has written it since
   if ((status != 0)); then
     problem=$(jq -r '.error // empty' "$data/output/training.json" 2>/dev/null) || true
@@ -114,8 +148,11 @@ phase_training() {
   fi
 }
 
+# [seconds that it may take]
 phase_results_sync() {
-  run_waiting "$venv_python" -m chronos_ec2.instance.results_sync --bucket "$CHRONOS_BUCKET" \
+  local -a bound=()
+  if (($# > 0)); then bound=(timeout "$1"); fi
+  run_waiting "${bound[@]}" "$venv_python" -m chronos_ec2.instance.results_sync --bucket "$CHRONOS_BUCKET" \
     --prefix "$CHRONOS_ENV/$CHRONOS_RUN_ID/" --from "$data/output" || fail "the results could not be uploaded; see the log"
 }
 

@@ -32,6 +32,7 @@ be_an_instance() {
   export FAKE_IMDS="$work/imds"
   mkdir -p "$FAKE_IMDS/meta-data/tags/instance"
   printf 'i-0abc' >"$FAKE_IMDS/meta-data/instance-id"
+  printf 'on-demand' >"$FAKE_IMDS/meta-data/instance-life-cycle"
   printf '%s' "$1" >"$FAKE_IMDS/meta-data/tags/instance/RunId"
 }
 
@@ -336,6 +337,89 @@ put-object dev/$RUN/notices/end.json if-none-match=*"
   boot
   assert_failed_run results_sync 1 'the results could not be uploaded'
   assert_equal "$(grep -c '^results_sync' "$FAKE_PYTHON/calls")" 2
+}
+
+# -- spot machines, and runs that go on from another -----------------------------------------------------------------------------
+
+# The machine is a spot machine; its metadata service is asked without pause.
+be_spot() {
+  printf 'spot' >"$FAKE_IMDS/meta-data/instance-life-cycle"
+  mkdir -p "$FAKE_IMDS/meta-data/spot"
+  sed -i 's/^readonly INTERRUPTION_LOOK_SECONDS=5$/readonly INTERRUPTION_LOOK_SECONDS=0.1/' "$scripts/lib/interruption.sh"
+}
+
+# A snippet: EC2 announces that it takes the machine back in two minutes.
+announce() {
+  # shellcheck disable=SC2016  # the fake expands it
+  printf '%s\n' 'printf "{\"action\": \"terminate\", \"time\": \"%(%Y-%m-%dT%H:%M:%SZ)T\"}" $((EPOCHSECONDS + 120)) >"$FAKE_IMDS/new"' \
+    'mv "$FAKE_IMDS/new" "$FAKE_IMDS/meta-data/spot/instance-action"'
+}
+
+# The run goes on from another. <run id>
+go_on_from() { export CHRONOS_RESUME_FROM=$1; }
+
+@test "an interruption in training: the trainer saves and stops, the checkpoint goes first, the record says where to go on" {
+  local record
+  plan_cli
+  plan_terminate
+  be_spot
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training "$(announce)"'
+    trap "printf \"{\\\"last_step\\\": 7}\" >\"\$CHRONOS_ROOT/data/output/training.json\"; exit 75" TERM; while true; do sleep 0.05; done'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does results_sync 'mkdir -p "$CHRONOS_ROOT/data/output/checkpoints"
+    printf "{\"step\": 7}" >"$CHRONOS_ROOT/data/output/checkpoints/.tmp-saved.json"
+    jq -r .status "$FAKE_AWS_DIR/s3/a-bucket/dev/system-state.json" >"$FAKE_PYTHON/status when saving"'
+  boot
+  assert_equal "$boot_status" 143
+  assert_clean_end
+  record=$(run_record_now)
+  assert_json "$record" '"\(.outcome) \(.failed_step) \(.interrupted_at_step) \(.checkpoint_step)"' 'interrupted training 7 7'
+  assert_regex "$(jq -r .error <<<"$record")" "^interrupted: EC2 takes .* at step 7; the checkpoint of step 7 .* --env dev --resume $RUN\$"
+  assert_equal "$(published | tail -n 2)" $'failed training\ncleanup cleanup'
+  assert_equal "$(jq -r .error_message <<<"$(tail -n 1 "$FAKE_AWS_DIR/published")")" "$(jq -r .error <<<"$record")"
+  assert_equal "$(<"$FAKE_PYTHON/status when saving")" training
+  assert_regex "$(<"$FAKE_PYTHON/beside")" "checkpoint_sync --bucket a-bucket --prefix dev/$RUN/ --from $CHRONOS_ROOT/data/output\$"
+}
+
+@test "an interruption before training ends the run there, and there is nothing to go on from" {
+  plan_cli
+  plan_terminate
+  be_spot
+  program_does data_sync "$(announce)
+    while true; do sleep 0.05; done"
+  boot
+  assert_clean_end
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.interrupted_at_step) \(.checkpoint_step)"' \
+    'interrupted data_sync null null'
+  assert_regex "$(run_record_now | jq -r .error)" 'in phase data_sync; there is no checkpoint yet'
+  run ! grep -q results_sync "$FAKE_PYTHON/calls"
+}
+
+@test "a run that goes on from another fetches its checkpoint before training, and says the step" {
+  plan_cli
+  plan_terminate
+  go_on_from 2025-01-14-000000
+  program_does checkpoint_restore 'echo 40'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'printf "{\"resume_from\": \"2025-01-14-000000\", \"resumed_from_step\": 40}" >"$CHRONOS_ROOT/data/output/training.json"; exit 3'
+  boot
+  assert_failed_run training 3 'exit code 3'
+  assert_json "$(run_record_now)" .resumed_from_step 40
+  assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | tr '\n' ' ')" \
+    'version preflight data_sync checkpoint_restore training results_sync '
+  run -0 grep checkpoint_restore "$FAKE_PYTHON/calls"
+  assert_output --partial "--bucket a-bucket --prefix dev/2025-01-14-000000/ --into $CHRONOS_ROOT/data/output/checkpoints"
+}
+
+@test "a checkpoint that cannot be fetched or does not verify fails the run before training" {
+  plan_cli
+  plan_terminate
+  go_on_from 2025-01-14-000000
+  program_does checkpoint_restore 'exit 1'
+  boot
+  assert_failed_run data_sync 1 'run 2025-01-14-000000 has no checkpoint that could be fetched and verified'
+  run ! grep -q '^training' "$FAKE_PYTHON/calls"
 }
 
 # -- the end of every run ---------------------------------------------------------------------------------------------------------

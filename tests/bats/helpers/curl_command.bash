@@ -8,12 +8,21 @@ set -Eeuo pipefail
 } >>"$FAKE_AWS_DIR/curl"
 url=${*: -1}
 if [[ ! -d ${FAKE_IMDS:-} ]]; then exit 7; fi
-case "$*" in
-  *' -X PUT -H X-aws-ec2-metadata-token-ttl-seconds: '*"/latest/api/token") printf 'a-token' ;;
-  *'X-aws-ec2-metadata-token: a-token '*)
+# Answers with a status. <HTTP status> [file]
+answer() {
+  if [[ $* != 200* && $words == *' --fail '* ]]; then exit 22; fi
+  if [[ $# == 2 ]]; then cat "$2"; fi
+  if [[ $words == *' --write-out '* ]]; then printf '\n%s' "$1"; fi
+}
+
+# The token that is good now; a test may change it.
+token=$(cat "$FAKE_IMDS/token" 2>/dev/null || printf 'a-token')
+words="$*"
+case "$words" in
+  *' -X PUT -H X-aws-ec2-metadata-token-ttl-seconds: '*"/latest/api/token") printf '%s' "$token" ;;
+  *"X-aws-ec2-metadata-token: $token "*)
     file="$FAKE_IMDS/${url##*/latest/}"
-    if [[ ! -f $file ]]; then exit 22; fi
-    cat "$file"
+    if [[ -f $file ]]; then answer 200 "$file"; else answer 404; fi
     ;;
-  *) exit 22 ;;
+  *) answer 401 ;;
 esac

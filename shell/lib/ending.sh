@@ -1,0 +1,126 @@
+# shellcheck shell=bash disable=SC2154  # phase, phase_started, stop_reason_file and the like are bootstrap.sh's
+# How a run ends on the instance: why, what is saved of it, and what its record says.
+# Reads bootstrap.sh's variables and the CHRONOS_* variables of the user data. Nothing here may fail the clean-up.
+[[ -n ${_CHRONOS_ENDING:-} ]] && return 0
+readonly _CHRONOS_ENDING=1
+
+_ending_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=companions.sh
+source "$_ending_lib_dir/companions.sh"
+# shellcheck source=interruption.sh
+source "$_ending_lib_dir/interruption.sh"
+# shellcheck source=phases.sh
+source "$_ending_lib_dir/phases.sh"
+
+stop_reason() { cat "$stop_reason_file" 2>/dev/null || true; }
+
+# A kill refuses bootstrap's next transition before the watch for it has looked: ask once more why this ends.
+note_stop_reason() {
+  if [[ -n $stop_reason_file && ! -s $stop_reason_file ]]; then
+    reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
+  fi
+}
+
+# Ends the phase's program with the time that there is. The trainer has had a third of the grace by then; what is left
+# is for saving what it made.
+stop_work() {
+  local seconds=$(((CHRONOS_KILL_GRACE_SECONDS + 1) / 2))
+  if [[ $(stop_reason) == interrupted ]]; then seconds=$(seconds_to_stop "$seconds" "$notice_file"); fi
+  stop_child "$seconds"
+  stop_checkpoint_sync
+}
+
+# The run's outcome from the way bootstrap ends. <exit status>
+outcome_of() {
+  case $(stop_reason) in
+    killed) printf 'killed\n' ;;
+    interrupted) if (($1 == 0)); then printf 'succeeded\n'; else printf 'interrupted\n'; fi ;;
+    *) if (($1 == 0)); then printf 'succeeded\n'; else printf 'failed\n'; fi ;;
+  esac
+}
+
+explain_end() {
+  case $(stop_reason) in
+    killed) printf '%s\n' "$KILLED_BY_OPERATOR" ;;
+    interrupted) explain_interruption "$notice_file" "$phase" "$data/output" ;;
+    lost) printf 'the claim on the environment was lost to another run\n' ;;
+    *) printf '%s\n' "${problem:-phase $phase ended with exit code $1; see logs/bootstrap.log}" ;;
+  esac
+}
+
+# Uploads what an ended run has made so far. [seconds that it may take]
+save_results() {
+  if [[ $phase == training || $phase == results_sync ]]; then phase_results_sync "$@" || true; fi
+}
+
+# Marks the run failed, unless its state is not its own to change any more. <exit status> <error>
+mark_failed() {
+  local changes
+  record_phase "$phase" "$phase_started" failed
+  log_error "phase $phase failed (exit code $1): $2"
+  # shellcheck disable=SC2016  # a jq program
+  changes=$(jq -cn --arg error "$2" --arg id "$INSTANCE_ID" '{error_message: $error, instance_id: $id}')
+  case $(stop_reason) in '' | interrupted) move_state failed "$phase" "$changes" || true ;; esac
+}
+
+# Saves what a run that did not succeed has made, and marks it failed. <exit status> <outcome>   Sets `error`.
+rescue() {
+  if [[ $2 == interrupted ]]; then
+    # First what can be lost: the reason names the step that is safe.
+    save_results "$(seconds_to_save "$notice_file")"
+    error=$(explain_end "$1")
+    mark_failed "$1" "$error"
+  else
+    error=$(explain_end "$1")
+    mark_failed "$1" "$error"
+    save_results
+  fi
+}
+
+keep_if_asked() {
+  if ((CHRONOS_KEEP_ON_FAILURE_MINUTES > 0)); then
+    log_warn "KEPT for $CHRONOS_KEEP_ON_FAILURE_MINUTES minutes after the failure (keep_on_failure_minutes): instance $INSTANCE_ID goes on billing; invoke kill ends it"
+    run_waiting sleep "$((CHRONOS_KEEP_ON_FAILURE_MINUTES * 60))" || true
+  fi
+}
+
+# Prints what run.json says of the run's work beside its outcome. <outcome>
+describe_work() {
+  local interrupted=false work
+  if [[ $1 == interrupted ]]; then interrupted=true; fi
+  # shellcheck disable=SC2016  # a jq program
+  work=$(jq -c '{metrics: ((.metrics // {}) + {baselines: .baselines})}
+    + if .resume_from then {resumed_from_step: .resumed_from_step} else {} end' "$data/output/training.json" 2>/dev/null) \
+    || work='{}'
+  # shellcheck disable=SC2016  # a jq program
+  jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" --argjson work "$work" \
+    --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" \
+    '{phases: $phases, instance: {id: $id}} + $work + $checkpoints'
+}
+
+# Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>
+finish_records() {
+  local file step='' error=''
+  file=$(mktemp) || return $?
+  if [[ $2 != succeeded ]]; then step=$phase error=$3; fi
+  # shellcheck disable=SC2016  # a jq program
+  jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" '{run_id: $run, phases: $phases}' >"$file"
+  timeout 60 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "logs/$CHRONOS_RUN_ID/phase_logs.json" --body "$file" \
+    --content-type application/json --tagging chronos-class=log >/dev/null || log_warn "phase_logs.json could not be uploaded"
+  rm -f "$file"
+  finish_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$2" "$step" "$error" "$1" "$(describe_work "$2")" \
+    || log_warn "run.json could not be finished"
+}
+
+flush_log() {
+  local attempt
+  stop_companions
+  log_info "end of the log of run $CHRONOS_RUN_ID"
+  # tee writes on its own time: wait until the line above has reached the file.
+  for ((attempt = 0; attempt < 20; attempt++)); do
+    if tail -n 1 "$log_file" | grep -qF "end of the log of run"; then break; fi
+    sleep 0.1
+  done
+  upload_log "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
+    || log_warn "the last log lines could not be uploaded; the console output has them"
+}
