@@ -12,6 +12,7 @@ from typing import Any
 
 # 1980-01-01, the earliest time that every archive format can hold.
 FIXED_TIME = 315532800
+BLOCK = 4096
 # Measured on the CPU environment, 239 MB: level 1 gives 86 MB in 2.5 s, 4 gives 79 MB in 3.4 s, 6 gives 77 MB
 # in 7.0 s. Unpacking takes the same time for all.
 COMPRESSION_LEVEL = 4
@@ -52,6 +53,12 @@ def _without_origin(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uname = entry.gname = "root"
     entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
     return entry
+
+
+def space_of(folder: Path) -> int:
+    """The bytes that a folder's files take on a disk, in blocks of 4 KiB."""
+    sizes = (path.lstat().st_size for path in _in_order(folder) if not path.is_dir() or path.is_symlink())
+    return sum(-(-size // BLOCK) * BLOCK for size in sizes)
 
 
 def sha256_of(path: Path) -> str:

@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import to_text, utc_now
-from chronos_ec2.workstation.environment_archive import matches, pack_folder, sha256_of
+from chronos_ec2.workstation.environment_archive import matches, pack_folder, sha256_of, space_of
 from chronos_ec2.workstation.environment_elf import drop_symbols, elf_files, highest_glibc, patch_elf
 from chronos_ec2.workstation.environment_interpreter import Interpreter, StagedInterpreter, copy_interpreter
 from chronos_ec2.workstation.environment_packages import (
@@ -140,6 +140,7 @@ def _read_manifest(output: Path) -> dict[str, Any]:
 class _Facts:
     installed: list[str]
     glibc: str
+    unpacked_bytes: int
 
 
 def _build(
@@ -163,7 +164,7 @@ def _build(
     installed = try_environment(staged, locked.pins)
     say("packing")
     pack_folder(staged.root, folder / f"chronos-venv-{interpreter.version}.tar.gz")
-    return _Facts(installed, glibc)
+    return _Facts(installed, glibc, space_of(staged.root))
 
 
 def _drop_own_symbols(staged: StagedInterpreter, packages: Path) -> None:
@@ -179,6 +180,7 @@ def _describe(
         "archive": packed.name,
         "sha256": sha256_of(packed),
         "bytes": packed.stat().st_size,
+        "unpacked_bytes": facts.unpacked_bytes,
         "python": interpreter.version,
         "glibc": facts.glibc,
         "machine": platform.machine(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chronos_ec2.workstation.environment_archive import matches, pack_folder, sha256_of
+from chronos_ec2.workstation.environment_archive import matches, pack_folder, sha256_of, space_of
 
 
 def fill(folder: Path, names: list[str], when: int) -> None:
@@ -65,3 +65,14 @@ def test_an_archive_matches_its_manifest_only_byte_for_byte(change: str, tmp_pat
     assert matches(archive, manifest) == (change == "")
     assert not matches(archive, {})
     assert not matches(tmp_path / "none", manifest)
+
+
+def test_a_folder_takes_whole_blocks_on_a_disk_and_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "one-byte").write_bytes(b"x")
+    (tmp_path / "two-blocks").write_bytes(b"x" * 4097)
+    (tmp_path / "empty").touch()
+    assert space_of(tmp_path) == 3 * 4096
+    (tmp_path / "link").symlink_to("two-blocks")
+    (tmp_path / "to-folder").symlink_to("deep")
+    assert space_of(tmp_path) == 5 * 4096

@@ -50,7 +50,7 @@ def instant_build(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         calls.append(locked.path)
         archive = folder / f"chronos-venv-{interpreter.version}.tar.gz"
         archive.write_text(f"built from {locked.pins}, {trim}")
-        return environment_build._Facts(list(locked.pins), "2.34")
+        return environment_build._Facts(list(locked.pins), "2.34", 4096)
 
     monkeypatch.setattr(environment_build, "_build", build)
     return calls

@@ -159,7 +159,7 @@ def test_the_manifest_describes_the_archive(cpu_environment: BuiltEnvironment) -
     manifest = cpu_environment.manifest
     assert json.loads((cpu_environment.archive.parent / "MANIFEST.json").read_text()) == manifest
     assert manifest["archive"] == cpu_environment.archive.name == f"chronos-venv-{manifest['python']}.tar.gz"
-    assert manifest["bytes"] == cpu_environment.archive.stat().st_size
+    assert manifest["bytes"] == cpu_environment.archive.stat().st_size < manifest["unpacked_bytes"] / 2
     assert {pin.partition("==")[0] for pin in manifest["requirements"]} >= {"numpy", "pyarrow", "boto3"}
     here = tuple(int(part) for part in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))
     assert (2, 17) <= tuple(int(part) for part in manifest["glibc"].split(".")) <= here
