@@ -32,6 +32,7 @@ plan_run_instances() {
   local quoted
   quoted=$(jq -nr --arg project "$TAG_PROJECT" --arg env "$environment" --arg run_id "$run_id" --arg token "$1" \
     --arg type "$pool_type" --arg subnet "$pool_subnet" --arg market "$pool_market" --arg user_data "$work/user_data.sh" \
+    --arg deadline "$(jq -r .deadline "$work/run.json")" \
     --argjson settings "$settings" --argjson exports "$exports" --slurpfile facts "$work/facts.json" \
     -f "$_pool_lib_dir/run_instances.jq") || return $?
   eval "run_instances=(aws $quoted)"

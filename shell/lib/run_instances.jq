@@ -1,8 +1,8 @@
 # Prints the arguments of `aws` that ask a pool for the run's one instance, each quoted for Bash. Reads $env, $run_id, $type, $subnet,
-# $market, $token, $user_data (a path), $settings, $exports, and $facts: facts.json.
+# $market, $deadline, $token, $user_data (a path), $settings, $exports, and $facts: facts.json.
 
 [{Key: "Project", Value: $project}, {Key: "Environment", Value: $env}, {Key: "RunId", Value: $run_id},
- {Key: "Name", Value: "chronos-\($env)-\($run_id)"}] as $tags
+ {Key: "Name", Value: "chronos-\($env)-\($run_id)"}, {Key: "Deadline", Value: $deadline}] as $tags
 | (["instance", "volume", "network-interface"] + (if $market == "spot" then ["spot-instances-request"] else [] end)
    | map({ResourceType: ., Tags: $tags})) as $tag_specifications
 | [{DeviceIndex: 0, SubnetId: $subnet, Groups: [$exports.SecurityGroupId], AssociatePublicIpAddress: true,

@@ -17,6 +17,7 @@ setup() {
   settings='{"volume_gb":100,"spot_max_price":"","wait_for_capacity_minutes":0,"market":"on-demand"}'
   exports='{"SecurityGroupId":"sg-1","InstanceProfileName":"AProfile"}'
   printf '{"ami":{"id":"ami-1","root_device":"/dev/sda1"}}' >"$work/facts.json"
+  printf '{"deadline":"2025-01-15T20:30:22Z"}' >"$work/run.json"
   pools on-demand
 }
 
