@@ -6,6 +6,8 @@ from aws_cdk import Fn, Tags
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
+from chronos_cdk.nag import acknowledge
+
 SECURITY_GROUP_NAME = "ChronosTrainingSG"
 
 
@@ -30,7 +32,7 @@ class TrainingNetwork(Construct):
     def _vpc(self, availability_zones: int) -> ec2.Vpc:
         # The zones are picked when CloudFormation runs: no lookup at synthesis, one template for all regions.
         zones = [Fn.select(index, Fn.get_azs()) for index in range(availability_zones)]
-        return ec2.Vpc(
+        vpc = ec2.Vpc(
             self,
             "Vpc",
             ip_addresses=ec2.IpAddresses.cidr("10.20.0.0/16"),
@@ -45,6 +47,13 @@ class TrainingNetwork(Construct):
             # Emptying the VPC's default group takes a Lambda function; nothing here uses that group.
             restrict_default_security_group=False,
         )
+        acknowledge(
+            vpc,
+            "VPC7",
+            "Flow logs are billed by the gigabyte. Nothing may connect to a machine here, and all that it "
+            "sends is HTTPS.",
+        )
+        return vpc
 
     def _security_group(self) -> ec2.SecurityGroup:
         group = ec2.SecurityGroup(

@@ -7,7 +7,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
-from chronos_cdk.identity import project_instances
+from chronos_cdk.identity import acknowledge_project_instances, project_instances
 
 SCHEDULE_GROUP_NAME = "ChronosTraining"
 SCHEDULER = "scheduler.amazonaws.com"
@@ -34,6 +34,7 @@ class OutsideSwitch(Construct):
             assumed_by=self._scheduler_of_this_account(),
             inline_policies={"EndInstances": iam.PolicyDocument(statements=[project_instances(self)])},
         )
+        acknowledge_project_instances(self.role)
 
     def _scheduler_of_this_account(self) -> iam.IPrincipal:
         # Scheduler serves all accounts: without the conditions, a schedule in somebody else's account that

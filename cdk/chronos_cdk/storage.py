@@ -8,6 +8,8 @@ from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from chronos_cdk.nag import acknowledge
+
 CLASS_TAG = "chronos-class"
 LOG_CLASS = "log"
 MODEL_CLASS = "model"
@@ -57,6 +59,12 @@ class TrainingBucket(Construct):
                 *_log_expiry(Duration.days(log_retention_days)),
                 _model_archive(Duration.days(glacier_after_days)),
             ],
+        )
+        acknowledge(
+            self.bucket,
+            "S1",
+            "Access logs need a second bucket and are billed as what they store; a run's state writes would "
+            "fill it. Who asked for a run stands in its record.",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .templates import synthesize
+from .templates import EVERYTHING, synthesize
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -33,13 +33,4 @@ def default_template() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def custom_template() -> dict[str, Any]:
-    """Every setting other than its default, and everything that is optional."""
-    return synthesize(
-        environments=("local", "team-a"),
-        availability_zones=3,
-        log_retention_days=7,
-        glacier_after_days=30,
-        notify_email="me@example.com",
-        alarm_hours=6,
-        instance_types=("g4dn.2xlarge", "g5.2xlarge"),
-    )
+    return synthesize(**EVERYTHING)

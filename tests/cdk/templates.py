@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 Template = dict[str, Any]
+# Every setting other than its default, and everything that is optional.
+EVERYTHING: dict[str, Any] = {
+    "environments": ("local", "team-a"),
+    "availability_zones": 3,
+    "log_retention_days": 7,
+    "glacier_after_days": 30,
+    "notify_email": "me@example.com",
+    "alarm_hours": 6,
+    "instance_types": ("g4dn.2xlarge", "g5.2xlarge"),
+}
 
 
 def synthesize(**settings: Any) -> Template:
