@@ -9,6 +9,7 @@ readonly PARAMETER=/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-g
 
 setup() {
   common_setup
+  seed_prices
   fake_sleep
   use_fake_s3 a-bucket
 }
@@ -294,7 +295,36 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   launch --env dev --json
   assert_success
   learn_run_id
-  assert_output "{\"run_id\":\"$ours\",\"instance_id\":\"i-0new\",\"environment\":\"dev\",\"s3_prefix\":\"s3://a-bucket/dev/$ours/\"}"
+  assert_json "$output" 'del(.estimate) | tojson' \
+    "{\"run_id\":\"$ours\",\"instance_id\":\"i-0new\",\"environment\":\"dev\",\"s3_prefix\":\"s3://a-bucket/dev/$ours/\"}"
+  assert_json "$output" '.estimate | "\(.limit_hours) h \(.source) \(.max_cost_usd)"' '6 h AWS Price List null'
+}
+
+@test "--max-cost sets the deadline; what the run may cost is said before anything is changed, and recorded" {
+  plan_checks
+  # shellcheck disable=SC2016  # the fake expands it
+  plan_instance --before 'for word; do if [[ $word == file://* ]]; then cp "${word#file://}" "$FAKE_AWS_DIR/user_data"; fi; done'
+  launch --env dev --max-cost 2
+  assert_success
+  learn_run_id
+  assert_regex "$stderr" \
+    'INFO  estimate: [$]0\.77 an hour on g4dn\.2xlarge .*, 2 h 30 min at most \(max_cost_usd is [$]2\.00\): [$]2\.00 .*prices: AWS Price List.*holds dev'
+  assert_json "$(run_record_now "$ours")" '"\((.deadline | fromdate) - (.started_at | fromdate)) \(.estimate.max_cost_usd)"' '9000 2'
+  assert_json "$(run_record_now "$ours")" '.price | "\(.market) \(.compute_usd_per_hour) \(.disk_gb) \(.source)"' \
+    'on-demand 0.752 100 AWS Price List'
+  assert_json "$(run_record_now "$ours")" '.launched_at >= .started_at' true
+  assert_regex "$(<"$FAKE_AWS_DIR/user_data")" 'CHRONOS_DEADLINE_MINUTES=150'
+}
+
+@test "a cap that reaches for no run is exit code 30, and nothing is changed" {
+  plan_checks
+  aws_plan 's3api *' --error AccessDenied --times any
+  launch --env dev --max-cost 0.05
+  assert_failure 30
+  assert_output ''
+  assert_regex "$stderr" 'max_cost_usd is [$]0\.05, but 15 min .* allow 0\.[0-9]+ or more'
+  assert_effects
+  refute_called 's3api put-object *'
 }
 
 @test "a setting of this run reaches the instance, the run's files and the volume" {
@@ -318,6 +348,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_output --regexp 'aws s3api copy-object .* --if-none-match'
   assert_output --regexp 'aws s3api put-object .*/run.json'
   assert_output --regexp 'aws ec2 run-instances .*HttpTokens=required'
+  assert_regex "$stderr" 'estimate: [$]0\.77 an hour on g4dn\.2xlarge \(on-demand\), 6 h 00 min at most: [$]4\.'
   assert_effects
   refute_called 'ec2 run-instances *'
   refute_called 's3api put-object *'

@@ -51,6 +51,18 @@ common_setup() {
   fake_aws_setup
 }
 
+# What AWS has just said of prices, so that no launch asks. us-east-1's list prices.
+seed_prices() {
+  export CHRONOS_PRICES_HOME="$work/prices"
+  mkdir -p "$CHRONOS_PRICES_HOME"
+  # shellcheck disable=SC2016  # a jq program
+  jq -n --arg now "$(date -u +%Y-%m-%dT%H:%M:%SZ)" '
+    {"compute:g4dn.2xlarge": 0.752, "compute:g5.xlarge": 1.006, "compute:g5.2xlarge": 1.212, disk: 0.08, address: 0.005,
+     put: 0.005, get: 0.0004, "spot:g4dn.2xlarge:us-east-1a": 0.25, "spot:g5.xlarge:us-east-1a": 0.4,
+     "spot:g5.2xlarge:us-east-1a": 0.5}
+    | map_values({usd: ., source: "AWS Price List", as_of: $now})' >"$CHRONOS_PRICES_HOME/us-east-1.json"
+}
+
 common_teardown() {
   fake_aws_verify
 }
