@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from chronos_ec2.local_cloud import supervisor
 from chronos_ec2.local_cloud.disk import make_disk, per_boot_command, user_data_command
 from chronos_ec2.local_cloud.image import base_interpreter
-from chronos_ec2.local_cloud.metadata import MetadataService
+from chronos_ec2.local_cloud.metadata import MetadataService, Tree
 from chronos_ec2.local_cloud.metadata_tree import RoleCredentials, metadata_tree, user_data_of
 
 _EXIT_PATIENCE_SECONDS: Final = 5.0
@@ -38,6 +39,9 @@ class Guest:
         instance: moto's instance.
         disk: its private folder; made here unless it is there from before a stop.
         console: the file that its output is appended to.
+
+    Attributes:
+        notices: what its metadata service says beside the usual, by path; 404 otherwise.
     """
 
     def __init__(self, instance: Any, disk: Path, console: Path, hardware: Hardware) -> None:
@@ -46,13 +50,18 @@ class Guest:
         first_boot = not disk.exists()
         if first_boot:
             make_disk(disk, user_data_of(instance))
-        credentials = RoleCredentials(instance)
-        self._metadata = MetadataService(lambda: metadata_tree(instance, credentials))
+        self.notices: dict[str, str] = {}
+        self._credentials = RoleCredentials(instance)
+        self._metadata = MetadataService(self._tree)
         try:
             self._process = self._power_on(console, hardware, first_boot)
         except OSError:
             self._metadata.close()
             raise
+
+    def _tree(self) -> Tree:
+        notices: Tree = {path: partial(str, text) for path, text in self.notices.items()}
+        return metadata_tree(self.instance, self._credentials) | notices
 
     def _power_on(self, console: Path, hardware: Hardware, first_boot: bool) -> subprocess.Popen[bytes]:
         command = user_data_command(self.disk) if first_boot else per_boot_command(self.disk)

@@ -86,8 +86,12 @@ class InstanceHost:
         timer.daemon = True
         timer.start()
 
-    def terminate(self, instance: Any) -> Any:
-        """TerminateInstances: shutting-down at once, terminated when nothing is left of the guest."""
+    def terminate(self, instance: Any, reason: tuple[str, str] | None = None) -> Any:
+        """TerminateInstances: shutting-down at once, terminated when nothing is left of the guest.
+
+        Args:
+            reason: code and words of the StateReason when it is EC2's own doing.
+        """
         before = copy.copy(instance._state)
         if instance.state in ("shutting-down", "terminated"):
             return before
@@ -95,10 +99,10 @@ class InstanceHost:
             _set_state(instance, "shutting-down", 32)
             guest = self._guests.get(instance.id)
             if guest is not None:
-                self._then[instance.id] = lambda _guest: self._terminated(instance)
+                self._then[instance.id] = lambda _guest: self._terminated(instance, reason)
                 guest.press_power_button()
         if guest is None:
-            self._terminated(instance)
+            self._terminated(instance, reason)
         return before
 
     def stop(self, instance: Any) -> Any:
@@ -132,10 +136,14 @@ class InstanceHost:
         except OSError:
             return b""
 
+    def guests(self) -> list[Guest]:
+        """The guests that have power."""
+        with self._lock:
+            return list(self._guests.values())
+
     def running(self) -> list[str]:
         """The ids of the guests that have power."""
-        with self._lock:
-            return sorted(self._guests)
+        return sorted(guest.instance.id for guest in self.guests())
 
     def close(self) -> None:
         """Pull every plug and wipe every disk."""

@@ -91,7 +91,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     )
     from werkzeug.serving import make_server
 
-    from chronos_ec2.local_cloud import instance_host
+    from chronos_ec2.local_cloud import instance_host, interruptions
     from chronos_ec2.local_cloud.gaps import (
         capacity,
         client_token,
@@ -111,13 +111,15 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     from chronos_ec2.local_cloud.guest import Hardware
 
     dispatcher = DomainDispatcherApplication(create_backend_app)
-    answer = _StatusPage(pricing.PriceListService(dispatcher))
+    interruption_page = interruptions.InterruptionPage(pricing.PriceListService(dispatcher))
+    answer = _StatusPage(interruption_page)
     server = make_server("127.0.0.1", port, answer, threaded=True, request_handler=MotoRequestHandler)
     grace = float(os.environ.get(GRACE_VARIABLE) or _DEFAULT_GRACE_SECONDS)
     hardware = Hardware(binaries, f"http://127.0.0.1:{server.port}", grace)
     spot_requests.install()
     host = instance_host.install(home, hardware, capacity.install(home.capacity))
     answer.running = host.running
+    interruption_page.host = host
     conditional_writes.install()
     ranged_reads.install()
     client_token.install()
