@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,28 @@ def test_a_run_trains_and_leaves_only_its_results(cloud: Cloud, tmp_path: Path) 
     assert log.rstrip().endswith(f"end of the log of run {launched['run_id']}")
 
 
-def test_a_trainer_that_exits_3_fails_the_run_at_training(cloud: Cloud) -> None:
+@pytest.fixture
+def inbox(cloud: Cloud) -> Iterator[Callable[[], dict[str, str]]]:
+    """Listens to the stack's topic; returns what has come, message by subject."""
+    sns, sqs = cloud.aws.client("sns"), cloud.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="inbox")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    listening = sns.subscribe(TopicArn=cloud.aws.topic_arn, Protocol="sqs", Endpoint=arn)["SubscriptionArn"]
+
+    def read() -> dict[str, str]:
+        came = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        bodies = [json.loads(message["Body"]) for message in came]
+        assert len(bodies) == len({body["Subject"] for body in bodies}), "each event once"
+        return {body["Subject"]: body["Message"] for body in bodies}
+
+    yield read
+    sns.unsubscribe(SubscriptionArn=listening)
+    sqs.delete_queue(QueueUrl=queue)
+
+
+def test_a_trainer_that_exits_3_fails_the_run_at_training(
+    cloud: Cloud, inbox: Callable[[], dict[str, str]]
+) -> None:
     launched = cloud.launch(*command("bash", "-c", "echo out of luck >&2; exit 3"))
     watched = cloud.follow(launched["run_id"])
     assert watched.returncode == ExitCode.RUN_FAILED, watched.stdout + watched.stderr
@@ -75,6 +96,10 @@ def test_a_trainer_that_exits_3_fails_the_run_at_training(cloud: Cloud) -> None:
     assert "3" in record["error"]
     log = cloud.invoke("logs", "--env", "local", "--run", launched["run_id"])
     assert "out of luck" in log.stdout
+    said = {subject.split(": ")[1].split(" (")[0]: text for subject, text in inbox().items()}
+    assert set(said) == {"training has begun", "failed at training"}
+    for line in (f"run         {launched['run_id']}", "step        training", "outcome     failed"):
+        assert line in said["failed at training"].splitlines()
 
 
 def test_a_hanging_trainer_holds_the_environment_until_it_is_killed(cloud: Cloud) -> None:
