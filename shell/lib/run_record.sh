@@ -7,7 +7,7 @@ _run_record_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=state_helpers.sh
 source "$_run_record_lib_dir/state_helpers.sh"
 
-# Merges changes into a run's record, unless the record has its end already.
+# Merges changes into a run's record, unless the record has its end already. With its end comes its cost.
 # <bucket> <env> <run_id> <json object of changes>
 update_run_record() {
   local bucket=$1 key="$2/$3/run.json" changes=$4 file record etag race
@@ -24,7 +24,8 @@ update_run_record() {
       return 0
     fi
     # shellcheck disable=SC2016  # a jq program
-    if ! record=$(jq --argjson changes "$changes" '. * $changes' "$file") || [[ -z $record ]]; then
+    if ! record=$(jq -L "$_run_record_lib_dir" --argjson changes "$changes" \
+      'include "run_cost"; . * $changes | with_cost' "$file") || [[ -z $record ]]; then
       rm -f "$file"
       log_error "s3://$bucket/$key is not a JSON object; it is left as it is"
       return "$EXIT_STATE_UNREADABLE"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.workstation.run_cost import with_cost
 from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ def finish_record(
         record = decode_object(found[0], f"s3://{bucket}/{key}")
         if record.get("outcome") or fate.state != "gone":
             return record
-        finished = {**record, **_ending(fate, record, state, now())}
+        ending = _ending(fate, record, state, now())
+        finished = with_cost({**record, **_machine(record, fate, state or {}), **ending})
         if put_json(s3, bucket, key, finished, if_match=found[1]):
             return finished
     return record
@@ -180,7 +182,7 @@ def _ending(
     fate: Fate, record: Mapping[str, Any], state: Mapping[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
     state = state or {}
-    ended = {"ended_at": to_text(fate.ended_at or now)}
+    ended = {"ended_at": to_text(fate.ended_at or now), "end_seen": fate.ended_at is not None}
     message = state.get("error_message")
     killed = state.get("status") == "killed" or message == "killed by operator"
     if not killed and not _had_machine(fate, record, state):
@@ -189,6 +191,14 @@ def _ending(
     error = f"{message}; {fate.words}" if message else fate.words
     step = phase_of_step(str(state["current_step"])) if state.get("current_step") else None
     return ended | {"outcome": "killed" if killed else "lost", "failed_step": step, "error": error}
+
+
+def _machine(record: Mapping[str, Any], fate: Fate, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine's id where the record lacks it: what no machine is named for has no cost that is known."""
+    known = record.get("instance")
+    instance = known if isinstance(known, dict) else {}
+    found = instance.get("id") or state.get("instance_id") or next(iter(fate.instance_ids), None)
+    return {"instance": {**instance, "id": found}} if found else {}
 
 
 def _had_machine(fate: Fate, record: Mapping[str, Any], state: Mapping[str, Any]) -> bool:

@@ -68,6 +68,24 @@ sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
   assert_json "$(run_record_now)" '[.outcome, .failed_step, .error, .exit_code] | tojson' '["succeeded",null,null,0]'
 }
 
+@test "with the end comes the cost, from the record's own prices" {
+  put_object a-bucket "dev/$RUN/run.json" '{"ended_at":null,"started_at":"2025-01-15T14:30:22Z","launched_at":"2025-01-15T14:30:30Z",
+    "instance":{"id":"i-0abc"},"price":{"compute_usd_per_hour":0.752,"disk_usd_per_gb_month":0.08,"disk_gb":100,
+    "address_usd_per_hour":0.005,"put_usd_per_1000":0.005,"get_usd_per_1000":0.0004}}'
+  utc_now() { printf '2025-01-15T16:30:30Z\n'; }
+  finish_run_record a-bucket dev "$RUN" succeeded '' '' 0 '{"requests":{"put":1000,"get":1000}}'
+  assert_json "$(run_record_now)" '.cost_usd | tojson' \
+    '{"compute":1.504,"disk":0.022222,"requests":0.0054,"address":0.01,"total":1.541622,"seconds":7200}'
+}
+
+@test "a record without an end, or without prices, gets no cost" {
+  update_run_record a-bucket dev "$RUN" '{"price":{"compute_usd_per_hour":1}}'
+  assert_json "$(run_record_now)" 'has("cost_usd")' false
+  put_run_record
+  finish_run_record a-bucket dev "$RUN" succeeded '' '' 0
+  assert_json "$(run_record_now)" 'has("cost_usd")' false
+}
+
 @test "an unknown exit code is null, not nought" {
   finish_run_record a-bucket dev "$RUN" killed '' 'killed by operator' ''
   assert_json "$(run_record_now)" '.exit_code | tojson' null
