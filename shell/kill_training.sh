@@ -23,6 +23,8 @@ script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$script_dir/lib/workstation.sh"
 # shellcheck source=lib/companions.sh
 source "$script_dir/lib/companions.sh"
+# shellcheck source=lib/outside_switch.sh
+source "$script_dir/lib/outside_switch.sh"
 # shellcheck source=lib/notices.sh
 source "$script_dir/lib/notices.sh"
 
@@ -221,7 +223,10 @@ end_runs() {
   log_info "ended; $environment is free"
   # An instance that had the time has told it already.
   topic=$(heard_topic "$topic")
-  for run in "${ended[@]}"; do notify "$topic" "$bucket" "$environment" "$run" end; done
+  for run in "${ended[@]}"; do
+    disarm_outside_switch "$exports" "$environment" "$run"
+    notify "$topic" "$bucket" "$environment" "$run" end
+  done
 }
 
 main() {

@@ -63,11 +63,16 @@ _backoff_seconds() {
   printf '%d.%03d\n' "$((milliseconds / 1000))" "$((milliseconds % 1000))"
 }
 
+# Seconds that the AWS CLI waits for a connection and for a part of an answer. It knows no variable for them, and takes a
+# minute each time: with its own tries and these, a call to a network that swallows everything would last for half an hour.
+readonly _AWS_TIMEOUTS=(--cli-connect-timeout 10 --cli-read-timeout 60)
+
 # Runs an AWS call; transient failures again, with capped exponential backoff and full jitter.
 # <attempts> <command…>   Sets AWS_OUTPUT (its stdout), AWS_ERROR_CODE and AWS_ERROR_TEXT; returns the command's own status.
 retry_with_backoff() {
   local attempts=$1 attempt status errors
   shift
+  if [[ $1 == aws ]]; then set -- aws "${_AWS_TIMEOUTS[@]}" "${@:2}"; fi
   AWS_ERROR_CODE='' AWS_ERROR_TEXT='no temporary file could be made'
   errors=$(mktemp) || return "$EXIT_FAILED"
   for ((attempt = 0; attempt < attempts; attempt++)); do

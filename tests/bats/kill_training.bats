@@ -24,7 +24,8 @@ plan_checks() {
   aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws:iam::123456789012:user/ada"}'
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
-    {"Name":"ChronosTraining-InstanceProfileName","Value":"profile"}'"${topic:+,
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"profile"}'"${group:+,
+    {\"Name\":\"ChronosTraining-ScheduleGroupName\",\"Value\":\"$group\"\}}${topic:+,
     {\"Name\":\"ChronosTraining-TopicArn\",\"Value\":\"$topic\"\}}]}"
 }
 
@@ -131,6 +132,28 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_success
   assert_effects terminate-instances "$RECORD" "$FREE" "put-object dev/$RUN/notices/end.json if-none-match=*"
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'killed training'
+}
+
+@test "the outside switch of an ended run is deleted, once its instance is gone; of one that lives it is not" {
+  group=ChronosTraining
+  plan_checks
+  plan_instance_seen 1
+  put_state training step_7
+  aws_plan 'ec2 terminate-instances *' --error UnauthorizedOperation --times any
+  # shellcheck disable=SC2016  # expanded when the call is made
+  aws_plan "scheduler delete-schedule --name chronos-dev-$RUN --group-name ChronosTraining" \
+    --before '[[ $(<"$FAKE_AWS_DIR/effects") == *"delete-object dev/system-state.json"* ]] || printf "too early\n" >>"$FAKE_AWS_DIR/effects"'
+  kill_run --yes --now
+  assert_success
+  run -1 grep 'too early' "$FAKE_AWS_DIR/effects"
+  rm "$FAKE_AWS_DIR"/plan/*
+  plan_checks
+  plan_instance_seen any
+  aws_plan 'ec2 terminate-instances *' --error UnauthorizedOperation --times any
+  put_state training step_7
+  kill_run --yes --now
+  assert_failure 1
+  assert_equal "$(count_calls 'scheduler *')" 1
 }
 
 @test "before and after training the way leads through failed, with a message that says who did it" {

@@ -6,6 +6,11 @@ set -Eeuo pipefail
 # shellcheck source=fake_s3.bash
 source "${BASH_SOURCE[0]%/*}/fake_s3.bash"
 
+# Time-outs change no answer; a test that is about them looks here.
+if [[ ${1:-} == --cli-connect-timeout ]]; then
+  printf '%s\n' "${*:1:4}" >>"$FAKE_AWS_DIR/timeouts"
+  shift 4
+fi
 line=$*
 exec 9>>"$FAKE_AWS_DIR/lock"
 flock 9

@@ -39,6 +39,13 @@ document_allows() {
   assert_equal "$AWS_ERROR_CODE" ''
 }
 
+@test "every call has time-outs of its own: a network that swallows everything is noticed" {
+  aws_plan 'sts get-caller-identity' --times 2 --silence
+  run ! retry_with_backoff 2 aws sts get-caller-identity
+  assert_equal "$(<"$FAKE_AWS_DIR/timeouts")" \
+    $'--cli-connect-timeout 10 --cli-read-timeout 60\n--cli-connect-timeout 10 --cli-read-timeout 60'
+}
+
 @test "the services' transient codes are worth another try, their refusals are not" {
   local code
   for code in '' 409 500 502 503 504 ConditionalRequestConflict InternalError SlowDown ServiceUnavailable RequestTimeout \
