@@ -9,6 +9,7 @@ setup() {
   # shellcheck source=../../../shell/lib/stall.sh
   source "$project/shell/lib/stall.sh"
   mkdir -p 'the data/output/logs' 'the home/venv/lib'
+  touch 'the data/output/logs/training.log' 'the home/venv/lib/module.py'
 }
 
 teardown() { common_teardown; }
@@ -40,7 +41,7 @@ watch() {
 }
 
 @test "so do a file that unpacks with an old date, and one deeper than the watch looks" {
-  at_2() { printf x >'the home/venv/lib/module.py' && touch -d '2001-01-01' 'the home/venv/lib/module.py'; }
+  at_2() { touch -d '2001-01-01' 'the home/venv/lib/module.py'; }
   at_4() { mkdir -p 'the data/output/checkpoints/step_7' && printf x >'the data/output/checkpoints/step_7/weights'; }
   watch
   assert_equal "$(<told)" 'told: 3 after 7 looks'
