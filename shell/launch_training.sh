@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Launches one training run: checks, claims the environment, starts one EC2 instance, and leaves it to itself.
 #
-# Usage: launch_training.sh [--env NAME] [--set KEY=VALUE]… [--max-cost DOLLARS] [--dry-run] [--json] [--help]
+# Usage: launch_training.sh [--env NAME] [--set KEY=VALUE]… [--spot] [--wait-for-capacity TIME] [--max-cost DOLLARS]
+#                           [--dry-run] [--json] [--help]
 #
 #   --env NAME        the environment (invoke.yaml); default: its default_environment
 #   --set KEY=VALUE   a setting for this run only, e.g. --set instance_type=g5.xlarge
+#   --spot            the same as --set market=spot
+#   --wait-for-capacity TIME   how long to go on looking when no pool has capacity: 2h, 30m or 90s
 #   --max-cost N      US dollars that the run may cost in the worst case: the machine's deadline is set by it
 #   --dry-run         make every check, print the user data and the calls that would change something, change nothing
 #   --json            print one JSON object on stdout: run_id, instance_id, environment, s3_prefix, estimate
@@ -23,6 +26,8 @@ script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$script_dir/lib/workstation.sh"
 # shellcheck source=lib/launch_facts.sh
 source "$script_dir/lib/launch_facts.sh"
+# shellcheck source=lib/ladder.sh
+source "$script_dir/lib/ladder.sh"
 # shellcheck source=lib/launch_price.sh
 source "$script_dir/lib/launch_price.sh"
 # shellcheck source=lib/stale_claim.sh
@@ -31,17 +36,19 @@ source "$script_dir/lib/stale_claim.sh"
 source "$script_dir/lib/notices.sh"
 # shellcheck source=lib/run_id.sh
 source "$script_dir/lib/run_id.sh"
+# shellcheck source=lib/outside_switch.sh
+source "$script_dir/lib/outside_switch.sh"
 
 environment='' dry_run=false as_json=false
 settings='' exports='' bucket='' run_id='' instance_id='' work=''
 assignments=()
-reserved=false claimed=false handed_over=false problem=''
+reserved=false claimed=false handed_over=false switch_tried=false problem=''
 readonly CLAIM_ATTEMPTS=3
 
 parse_arguments() {
   while (($# > 0)); do
     case $1 in
-      --env | --set | --max-cost)
+      --env | --set | --max-cost | --wait-for-capacity)
         if (($# < 2)) || [[ -z $2 ]]; then
           log_error "$1 takes a value; see --help"
           exit "$EXIT_USAGE"
@@ -49,10 +56,12 @@ parse_arguments() {
         case $1 in
           --env) environment=$2 ;;
           --max-cost) assignments+=("max_cost_usd=$2") ;;
+          --wait-for-capacity) assignments+=("$(wait_setting "$2")") ;;
           *) assignments+=("$2") ;;
         esac
         shift 2
         ;;
+      --spot) assignments+=(market=spot) && shift ;;
       --dry-run) dry_run=true && shift ;;
       --json) as_json=true && shift ;;
       --help | -h)
@@ -72,7 +81,8 @@ gather_facts() {
   side_by_side require_credentials read_exports find_ami gather_prices
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
-  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest find_topic
+  if [[ $(setting outside_switch) == true ]]; then require_outside_switch "$exports"; fi
+  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic
 }
 
 find_topic() { heard_topic "$(jq -r '.TopicArn // ""' <<<"$exports")"; }
@@ -87,39 +97,12 @@ write_launch_files() {
   jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" --arg topic "$(<"$work/find_topic")" \
     --slurpfile ami "$work/find_ami" --argjson exports "$exports" \
     --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
-    --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" --slurpfile money "$work/gather_prices" '
+    --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" --slurpfile money "$work/gather_prices" \
+    --slurpfile subnets "$work/fetch_subnets" '
     {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
-     subnet_id: ($exports.SubnetIds | split(",")[0]), scripts_sha256: $scripts, dataset_sha256: $data,
+     subnets: $subnets[0], scripts_sha256: $scripts, dataset_sha256: $data,
      environment_archive: $env[0], dataset: $dataset[0], topic_arn: $topic} + $money[0]' >"$work/facts.json"
   "${argv[@]}" <"$work/facts.json"
-}
-
-# Fills the array `run_instances`: the one call that costs money.
-plan_run_instances() {
-  local tags volume root_device
-  # shellcheck disable=SC2016  # a jq program
-  tags=$(jq -cn --arg project "$TAG_PROJECT" --arg env "$environment" --arg run "$run_id" '
-    [{Key: "Project", Value: $project}, {Key: "Environment", Value: $env}, {Key: "RunId", Value: $run},
-     {Key: "Name", Value: "chronos-\($env)-\($run)"}] as $tags
-    | [{ResourceType: "instance", Tags: $tags}, {ResourceType: "volume", Tags: $tags}]')
-  root_device=$(jq -r .ami.root_device "$work/facts.json")
-  # shellcheck disable=SC2016  # a jq program
-  volume=$(jq -cn --arg device "$root_device" --argjson gb "$(setting volume_gb)" \
-    '[{DeviceName: $device, Ebs: {VolumeSize: $gb, VolumeType: "gp3", Encrypted: true, DeleteOnTermination: true}}]')
-  run_instances=(aws ec2 run-instances --output json --count 1
-    --image-id "$(jq -r .ami.id "$work/facts.json")" --instance-type "$(setting instance_type)"
-    --network-interfaces "$(network_interface)" --iam-instance-profile "Name=$(jq -r .InstanceProfileName <<<"$exports")"
-    --user-data "file://$work/user_data.sh" --client-token "$(jq -r .client_token "$work/run.json")"
-    --instance-initiated-shutdown-behavior terminate
-    --metadata-options 'HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetadataTags=enabled'
-    --block-device-mappings "$volume" --tag-specifications "$tags")
-}
-
-network_interface() {
-  # shellcheck disable=SC2016  # a jq program
-  jq -c --arg subnet "$(jq -r .subnet_id "$work/facts.json")" \
-    '[{DeviceIndex: 0, SubnetId: $subnet, Groups: [.SecurityGroupId], AssociatePublicIpAddress: true, DeleteOnTermination: true}]' \
-    <<<"$exports"
 }
 
 # Puts one of the launch's files under the run's prefix. <file> <content type>
@@ -153,29 +136,42 @@ claim() {
   return "$EXIT_HELD"
 }
 
+# Called for each instance that EC2 has accepted: one without the outside switch does not stay.
+after_acceptance() {
+  if [[ $(setting outside_switch) != true ]]; then return 0; fi
+  switch_tried=true
+  if arm_outside_switch "$exports" "$environment" "$run_id" "$1" "$(jq -r .deadline "$work/run.json")"; then return 0; fi
+  problem='the outside switch cannot be armed, so the instance was terminated'
+  return "$EXIT_LAUNCH_REFUSED"
+}
+
+# Takes back what was made for an instance that has come to nothing.
+after_loss() {
+  if [[ $switch_tried == true ]]; then disarm_outside_switch "$exports" "$environment" "$run_id"; fi
+}
+
 start_instance() {
-  local -a run_instances
-  plan_run_instances
-  if ! retry_with_backoff 6 "${run_instances[@]}"; then
-    problem="EC2 refused the instance: $AWS_ERROR_TEXT"
-    log_error "$problem"
-    return "$EXIT_LAUNCH_REFUSED"
-  fi
-  instance_id=$(jq -r '.Instances[0].InstanceId' <<<"$AWS_OUTPUT")
-  handed_over=true
+  local status=0
+  climb_ladder || status=$?
+  # Who has ended the run has taken its claim and its record over.
+  if ((status == EXIT_RUN_KILLED)); then handed_over=true; fi
+  return "$status"
 }
 
 # Writes the instance's id where it is looked for. The instance does the same, so a failure here loses nothing.
 # A claim that is gone by now was killed in between: then nobody waits for the instance.
 record_instance() {
   local changes status=0
-  # shellcheck disable=SC2016  # a jq program
-  changes=$(jq -cn --arg id "$instance_id" '{instance: {id: $id}}')
-  amend_state "$bucket" "$environment" "$run_id" "$(jq -c '{instance_id: .instance.id}' <<<"$changes")" || status=$?
+  changes=$(ladder_record)
+  amend_state "$bucket" "$environment" "$run_id" \
+    "$(jq -c '{instance_id: .instance.id, instance_type: .instance.type, control: {deadline}}' <<<"$changes")" || status=$?
   if ((status == EXIT_NO_SUCH_RUN)); then
     log_error "run $run_id was ended while it was being launched; terminating $instance_id"
-    retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json \
-      || log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+    if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json; then
+      after_loss
+    else
+      log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+    fi
     return "$EXIT_RUN_KILLED"
   fi
   if ((status != 0)); then log_warn "the instance's id could not be recorded; the instance does it as well"; fi
@@ -186,7 +182,9 @@ record_instance() {
 # Gives an unused claim back, with the reason in run.json. <exit status>
 release_claim() {
   log_warn "giving the claim on $environment back"
-  finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" || true
+  after_loss
+  finish_run_record "$bucket" "$environment" "$run_id" launch_failed launch "${problem:-the launcher ended early}" "$1" \
+    "{\"attempts\": $LADDER_ATTEMPTS}" || true
   transition_state "$bucket" "$environment" "$run_id" failed launch \
     && transition_state "$bucket" "$environment" "$run_id" cleanup cleanup || true
   delete_state "$bucket" "$environment" "$run_id" || log_error "the claim could not be given back; free it with: invoke kill --env $environment"
@@ -220,8 +218,6 @@ on_exit() {
 }
 
 print_plan() {
-  local -a run_instances
-  plan_run_instances
   printf '# user data (%d bytes)\n' "$(wc -c <"$work/user_data.sh")"
   cat "$work/user_data.sh"
   printf '\n# calls that would change something\n'
@@ -229,12 +225,17 @@ print_plan() {
   print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json"
   print_command aws s3api copy-object --bucket "$bucket" --key "$environment/system-state.json" --if-none-match '*'
   print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/config.yaml"
-  print_command "${run_instances[@]}"
+  printf '# one of these, tried in this order until one has capacity\n'
+  print_ladder
+  if [[ $(setting outside_switch) == true ]]; then
+    print_command aws scheduler create-schedule --cli-input-json \
+      "$(outside_switch_request "$exports" "$environment" "$run_id" i-… "$(jq -r .deadline "$work/run.json")")"
+  fi
 }
 
 report() {
   local prefix="s3://$bucket/$environment/$run_id/"
-  log_info "run $run_id: instance $instance_id ($(setting instance_type)) is starting; results will be in $prefix"
+  log_info "run $run_id: instance $instance_id ($(pool_words)) is starting; results will be in $prefix"
   log_info "follow it: invoke watch --env $environment    end it: invoke kill --env $environment"
   if [[ $as_json == true ]]; then
     # shellcheck disable=SC2016  # a jq program

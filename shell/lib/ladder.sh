@@ -20,6 +20,21 @@ LADDER_ATTEMPTS='[]'
 _pools=() _tries=() _refusals=()
 _files_written_at=$SECONDS
 
+# Prints the setting that a duration stands for. <2h, 30m or 90s>
+wait_setting() {
+  local seconds
+  if ! [[ $1 =~ ^([0-9]{1,6})([hms])$ ]]; then
+    log_error "--wait-for-capacity takes a time such as 2h, 30m or 90s, got '$1'"
+    return "$EXIT_USAGE"
+  fi
+  seconds=$((10#${BASH_REMATCH[1]}))
+  case ${BASH_REMATCH[2]} in
+    h) seconds=$((seconds * 3600)) ;;
+    m) seconds=$((seconds * 60)) ;;
+  esac
+  printf 'wait_for_capacity_minutes=%d.%02d\n' "$((seconds / 60))" "$((seconds % 60 * 100 / 60))"
+}
+
 # Reads the ladder of $work/pools.json.
 read_ladder() {
   mapfile -t _pools < <(jq -r '.[]
@@ -108,11 +123,12 @@ _note_attempt() {
     '. + [$pool + {error: "\($code): \($text)", at: $now}] | .[-$kept:]' <<<"$LADDER_ATTEMPTS")
 }
 
-# What a record says of the pool and of the attempts before it, as changes to run.json.
+# What the instance, its pool and the attempts before it change in run.json; the deadline is that of its user data.
 ladder_record() {
   # shellcheck disable=SC2016  # a jq program
-  jq -cn --argjson attempts "$LADDER_ATTEMPTS" --argjson pool "$(_pool_json)" '
-    {attempts: $attempts, pool: $pool, instance: {type: $pool.instance_type, market: $pool.market}}'
+  jq -c --argjson attempts "$LADDER_ATTEMPTS" --argjson pool "$(_pool_json)" --arg id "$instance_id" '
+    {instance: {id: $id, type: $pool.instance_type, market: $pool.market}, pool: $pool, attempts: $attempts, deadline, switches}' \
+    "$work/run.json"
 }
 
 # Stops at a refusal that no other pool would mend; says what to do. A quota is its market's own: spot's leaves on-demand.

@@ -1,6 +1,6 @@
-# shellcheck shell=bash disable=SC2154  # settings, bucket and work are the launch script's
-# What a launch must know before it acts: the AMI, and what has been uploaded.
-# Reads the launch script's `settings` (JSON), `bucket` and `work` (a folder for the answers).
+# shellcheck shell=bash disable=SC2154  # settings, exports, bucket and work are the launch script's
+# What a launch must know before it acts: the AMI, the subnets, and what has been uploaded.
+# Reads the launch script's `settings` and `exports` (JSON), `bucket` and `work` (a folder for the answers).
 [[ -n ${_CHRONOS_LAUNCH_FACTS:-} ]] && return 0
 readonly _CHRONOS_LAUNCH_FACTS=1
 
@@ -83,3 +83,21 @@ find_ami() {
 fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 'invoke upload'; }
 fetch_environment_manifest() { fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'; }
 fetch_data_manifest() { fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'; }
+
+# Prints the stack's subnets as {subnet_id, zone}, in the order of its export. A zone that may not be asked for is null: only
+# the words for a pool lack it then.
+fetch_subnets() {
+  local -a ids
+  IFS=, read -ra ids < <(jq -r .SubnetIds <<<"$exports")
+  if ! retry_with_backoff 6 aws ec2 describe-subnets --subnet-ids "${ids[@]}" --output json; then
+    if [[ $AWS_ERROR_CODE == InvalidSubnetID.NotFound ]]; then
+      log_error "the stack's subnets are gone: run invoke deploy. $AWS_ERROR_TEXT"
+      return "$EXIT_NOT_DEPLOYED"
+    fi
+    log_warn "the zones of the subnets cannot be seen: $AWS_ERROR_TEXT"
+    AWS_OUTPUT='{"Subnets":[]}'
+  fi
+  # shellcheck disable=SC2016  # a jq program
+  jq -c '(.Subnets | map({key: .SubnetId, value: .AvailabilityZone}) | from_entries) as $zones
+    | $ARGS.positional | map({subnet_id: ., zone: $zones[.]})' --args "${ids[@]}" <<<"$AWS_OUTPUT"
+}

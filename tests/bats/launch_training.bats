@@ -30,7 +30,9 @@ plan_exports() {
   fi
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
-    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"}'"${topic:+,
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"},
+    {"Name":"ChronosTraining-ScheduleGroupName","Value":"ChronosTraining"},
+    {"Name":"ChronosTraining-SchedulerRoleArn","Value":"arn:aws:iam::123456789012:role/Switch"}'"${topic:+,
     {\"Name\":\"ChronosTraining-TopicArn\",\"Value\":\"$topic\"\}}]}"
 }
 
@@ -44,6 +46,14 @@ plan_image() {
     --out "{\"Images\":[{\"ImageId\":\"$1\",\"Name\":\"An AMI\",\"RootDeviceName\":\"/dev/sda1\"}]}"
 }
 
+plan_subnets() {
+  aws_plan 'ec2 describe-subnets --subnet-ids subnet-1 subnet-2 *' \
+    --out '{"Subnets":[{"SubnetId":"subnet-2","AvailabilityZone":"us-east-1b"},{"SubnetId":"subnet-1","AvailabilityZone":"us-east-1a"}]}'
+}
+
+# EC2 says that the new instance has started.
+plan_start() { aws_plan 'ec2 describe-instances --instance-ids i-0new *' --out "$(instances_json "$(instance_json i-0new running x)")"; }
+
 upload_everything() {
   put_object a-bucket cached-datasets/scripts/MANIFEST.sha256 'digests of scripts'
   put_object a-bucket cached-datasets/python-env/MANIFEST.json '{"archive":"chronos-venv-3.11.tar.gz","sha256":"abc123"}'
@@ -55,10 +65,16 @@ plan_checks() {
   plan_credentials
   plan_exports
   plan_ami
+  plan_subnets
   upload_everything
 }
 
-plan_instance() { aws_plan 'ec2 run-instances *' --out '{"Instances":[{"InstanceId":"i-0new"}]}' "$@"; }
+# One instance, and its outside switch. [options of the answer to run-instances]
+plan_instance() {
+  aws_plan 'ec2 run-instances *' --out '{"Instances":[{"InstanceId":"i-0new"}]}' "$@"
+  aws_plan 'scheduler create-schedule *' --times any
+  plan_start
+}
 
 # Sets `ours` to the run id that the script chose.
 learn_run_id() { ours=$(grep -oE -m 1 'dev/20[0-9]{2}(-[0-9]{2}){2}-[0-9]{6}/' "$FAKE_AWS_DIR/calls" | cut -d/ -f2); }
@@ -198,6 +214,7 @@ TABLE
   plan_cli
   plan_credentials
   plan_exports
+  plan_subnets
   upload_everything
   aws_plan 'ssm get-parameter *' --error ParameterNotFound
   aws_plan 'ec2 describe-images --owners amazon *' --out '{"Images":[{"ImageId":"ami-0may","CreationDate":"2025-05-01T00:00:00.000Z"},
@@ -236,7 +253,7 @@ TABLE
 # -- the launch -------------------------------------------------------------------------------------------------
 
 @test "launches: claims, writes the run's files, runs one instance, records it, and says what to do next" {
-  local line argv token
+  local line argv token kind comma=''
   plan_checks
   # shellcheck disable=SC2016  # the fake expands it
   plan_instance --before 'for word; do if [[ $word == file://* ]]; then cp "${word#file://}" "$FAKE_AWS_DIR/user_data"; fi; done'
@@ -244,7 +261,7 @@ TABLE
   assert_success
   assert_output ''
   learn_run_id
-  assert_regex "$stderr" "run $ours: instance i-0new \(g4dn.2xlarge\) is starting"
+  assert_regex "$stderr" "run $ours: instance i-0new \(g4dn.2xlarge us-east-1a on-demand\) is starting"
   assert_regex "$ours" "^$(date -u +%Y-%m-%d)"
   assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
   assert_json "$(state_now)" '"\(.run_id) \(.status) \(.current_step) \(.instance_id) \(.control.revision)"' \
@@ -253,8 +270,7 @@ TABLE
     'null i-0new g4dn.2xlarge ami-0ssm arn:aws:iam::123456789012:user/ada 26115'
   assert_json "$(run_record_now "$ours")" '"\(.scripts_sha256) \(.environment_archive.key)"' \
     "$(printf 'digests of scripts' | sha256sum | cut -d' ' -f1) cached-datasets/python-env/chronos-venv-3.11.tar.gz"
-  token=$(printf '%s' "$(run_record_now "$ours" | jq -r .client_token)")
-  assert_equal "${#token}" 64
+  token=$(printf '%s' "$ours|g4dn.2xlarge|subnet-1|on-demand|1" | sha256sum | cut -c1-64)
   line=$(grep '^ec2 run-instances ' "$FAKE_AWS_DIR/calls")
   eval "argv=($line)"
   assert_equal "$(printf '%s\n' "${argv[@]}" | sed -E "s#$TMPDIR/tmp\.[^/]+#WORK#")" "ec2
@@ -282,9 +298,11 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 --block-device-mappings
 [{\"DeviceName\":\"/dev/sda1\",\"Ebs\":{\"VolumeSize\":100,\"VolumeType\":\"gp3\",\"Encrypted\":true,\"DeleteOnTermination\":true}}]
 --tag-specifications
-[$(printf '{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"}]}' \
-    instance "$ours" "$ours"),$(printf '{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"}]}' \
-      volume "$ours" "$ours")]"
+[$(for kind in instance volume network-interface; do
+    printf '%s{"ResourceType":"%s","Tags":[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"dev"},{"Key":"RunId","Value":"%s"},{"Key":"Name","Value":"chronos-dev-%s"},{"Key":"Deadline","Value":"%s"}]}' \
+      "$comma" "$kind" "$ours" "$ours" "$(jq -r .deadline "$(object a-bucket "dev/$ours/run.json")")"
+    comma=,
+  done)]"
   assert_regex "$(<"$FAKE_AWS_DIR/user_data")" "CHRONOS_RUN_ID=$ours CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket"
   assert_no_temporary_files
 }
@@ -349,10 +367,23 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_output --regexp 'aws s3api put-object .*/run.json'
   assert_output --regexp 'aws ec2 run-instances .*HttpTokens=required'
   assert_regex "$stderr" 'estimate: [$]0\.77 an hour on g4dn\.2xlarge \(on-demand\), 6 h 00 min at most: [$]4\.'
+  # The whole ladder, in its order.
+  assert_equal "$(grep -o '^# pool [^*]*' <<<"$output")" "# pool 1/2 g4dn.2xlarge us-east-1a on-demand
+# pool 2/2 g4dn.2xlarge us-east-1b on-demand"
   assert_effects
   refute_called 'ec2 run-instances *'
   refute_called 's3api put-object *'
   assert_no_temporary_files
+}
+
+@test "--spot asks for spot; --wait-for-capacity takes a time" {
+  plan_checks
+  launch --env dev --spot --wait-for-capacity 90s --dry-run
+  assert_success
+  assert_equal "$(grep -c '^aws ec2 run-instances .*--instance-market-options' <<<"$output")" 2
+  launch --env dev --wait-for-capacity soon
+  assert_failure 2
+  assert_regex "$stderr" "--wait-for-capacity takes a time such as 2h, 30m or 90s, got 'soon'"
 }
 
 @test "run-instances is throttled, its answer is lost: the same call is made again, with the same token" {
@@ -369,8 +400,8 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 
 @test "a claim that is killed during the launch: exit code 21, and the new instance is terminated" {
   plan_checks
-  aws_plan 'ec2 run-instances *' --out '{"Instances": [{"InstanceId": "i-0new"}]}' \
-    --before "rm '$(object a-bucket dev/system-state.json)'"
+  plan_instance --before "rm '$(object a-bucket dev/system-state.json)'"
+  aws_plan 'scheduler delete-schedule *'
   aws_plan 'ec2 terminate-instances --instance-ids i-0new *' --out '{}'
   launch --env dev
   assert_failure 21
@@ -505,7 +536,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
   plan_checks
   aws_plan 'sns publish * the launch failed *InsufficientInstanceCapacity*' --out '{}'
-  aws_plan 'ec2 run-instances *' --error InsufficientInstanceCapacity
+  aws_plan 'ec2 run-instances *' --error InsufficientInstanceCapacity --times 2
   launch --env dev --json
   assert_failure 17
   assert_output ''
@@ -514,7 +545,8 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
     'put-object dev/RUN/notices/end.json if-none-match=*'
   assert_equal "$(state_now)" ''
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'launch_failed launch 17'
-  assert_regex "$(run_record_now "$ours" | jq -r .error)" 'InsufficientInstanceCapacity'
+  assert_regex "$(run_record_now "$ours" | jq -r .error)" '^no pool has capacity .*InsufficientInstanceCapacity'
+  assert_json "$(run_record_now "$ours")" '[.attempts[] | "\(.zone) \(.market)"] | join("; ")' 'us-east-1a on-demand; us-east-1b on-demand'
   assert_no_temporary_files
 }
 

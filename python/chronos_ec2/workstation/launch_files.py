@@ -7,7 +7,6 @@ the script sends them. Nothing here talks to AWS.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -24,10 +23,12 @@ import yaml
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.machine import SCHEMA_VERSION, validate_state
-from chronos_ec2.workstation.outside_switch import switch_name
 from chronos_ec2.workstation.launch_prices import limited, prices_of_pools, recorded_estimate
+from chronos_ec2.workstation.outside_switch import switch_name
+from chronos_ec2.workstation.pools import ladder, ladder_markets
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
+from chronos_ec2.workstation.spot_policy import expected_loss, require_cadence
 
 _MANIFESTS: Final = {"environment_archive": ("archive", "sha256"), "dataset": ("rows", "series", "files")}
 
@@ -42,12 +43,14 @@ def run_config(settings: Settings, run_id: str) -> dict[str, Any]:
         "accelerator": settings.accelerator,
         "min_free_disk_gb": settings.min_free_disk_gb,
         "heartbeat_seconds": settings.heartbeat_seconds,
+        "checkpoint_every_steps": settings.checkpoint_every_steps,
         "seed": settings.seed,
         "training_config": {
             "prediction_length": settings.prediction_length,
             "context_length": settings.context_length,
             "max_steps": settings.max_steps,
             "seed": settings.seed,
+            **({"save_steps": settings.checkpoint_every_steps} if settings.checkpoint_every_steps else {}),
         },
     }
 
@@ -72,6 +75,7 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "environment_sha256": archive["sha256"],
         "scripts_sha256": facts["scripts_sha256"],
         "dataset_sha256": facts["dataset_sha256"],
+        "resume_from": (facts.get("resume") or {}).get("run_id", ""),
         "topic_arn": facts.get("topic_arn", ""),
         "stale_minutes": settings.stale_minutes,
     }
@@ -127,15 +131,15 @@ def run_record(
         "config": run_config(settings, facts["run_id"]),
         "git": git_facts(REPOSITORY),
         "ami": facts["ami"],
-        "instance": {"id": None, "type": settings.instance_type, "market": "on-demand"},
-        "client_token": client_token(
-            settings.environment, facts["run_id"], settings.instance_type, facts["subnet_id"]
-        ),
+        # What the ladder tries first; the launch puts in what it got, and the attempts before that.
+        "instance": {"id": None, "type": settings.instance_type, "market": ladder_markets(settings)[0]},
+        "pool": None,
+        "attempts": [],
         "deadline": to_text(deadline),
+        "switches": switches_of(settings, facts["run_id"], deadline),
         "price": next(iter(prices_of_pools(settings, facts)), None),
         "estimate": recorded_estimate(facts),
         "cost_usd": None,
-        "switches": switches_of(settings, facts["run_id"], deadline),
         "scripts_sha256": facts["scripts_sha256"],
         "environment_archive": {
             "key": f"cached-datasets/python-env/{archive['archive']}",
@@ -147,6 +151,7 @@ def run_record(
             "series": dataset["series"],
             "files": dataset["files"],
         },
+        "resume_from": (facts.get("resume") or {}).get("run_id"),
         "ended_at": None,
         "outcome": None,
         "failed_step": None,
@@ -155,17 +160,6 @@ def run_record(
         "phases": [],
         "metrics": None,
     }
-
-
-def client_token(
-    environment: str, run_id: str, instance_type: str, subnet_id: str, market: str = "on-demand"
-) -> str:
-    """RunInstances' idempotency token, the same for the same run and pool (64 ASCII characters at most).
-
-    Two environments may launch in the same second, so a run id alone does not tell their runs apart.
-    """
-    pool = "|".join((environment, run_id, instance_type, subnet_id, market))
-    return hashlib.sha256(pool.encode()).hexdigest()
 
 
 def git_facts(folder: Path) -> dict[str, Any]:
@@ -185,11 +179,13 @@ def git_facts(folder: Path) -> dict[str, Any]:
 
 
 def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path, now: datetime) -> None:
-    """Write `user_data.sh`, `config.yaml`, `run.json`, `state.json` and `prices.json` into a folder.
+    """Write `user_data.sh`, `config.yaml`, `run.json`, `state.json`, pools and prices into a folder.
 
     Raises:
         NotUploaded: a manifest that came from the bucket is not one.
+        SettingsError: the spot market, for a trainer that does not say how often it saves.
     """
+    require_cadence(settings)
     for name, keys in _MANIFESTS.items():
         if not isinstance(facts[name], dict) or not facts[name].keys() >= set(keys):
             raise NotUploaded(
@@ -202,6 +198,7 @@ def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path,
     (into / "config.yaml").write_text(config)
     (into / "run.json").write_text(json.dumps(run_record(settings, facts, now, deadline), indent=2))
     (into / "state.json").write_text(json.dumps(first_state(settings, facts, now, deadline)))
+    (into / "pools.json").write_text(json.dumps(ladder(settings, facts["run_id"], facts["subnets"])))
     (into / "prices.json").write_text(json.dumps(prices_of_pools(settings, facts)))
 
 
@@ -230,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.env, parse_assignments(arguments.assignments), variables=os.environ
         )
         write_launch_files(settings, json.load(sys.stdin), arguments.into, utc_now())
+        if warning := expected_loss(settings):
+            print(f"launch: {warning}", file=sys.stderr)
     except ChronosError as error:
         print(f"launch: {error}", file=sys.stderr)
         return int(error.exit_code)

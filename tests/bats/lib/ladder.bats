@@ -18,6 +18,7 @@ setup() {
   exports='{"SecurityGroupId":"sg-1","InstanceProfileName":"AProfile"}'
   printf '{"ami":{"id":"ami-1","root_device":"/dev/sda1"}}' >"$work/facts.json"
   printf '{"deadline":"2025-01-15T20:30:22Z"}' >"$work/run.json"
+  printf '{"deadline":"2025-01-15T20:30:22Z","switches":{}}' >"$work/run.json"
   pools on-demand
 }
 
@@ -322,4 +323,11 @@ wait_minutes() {
     assert [ "$(_pause_seconds "$round")" -ge $((round < 5 ? (15 << (round - 1)) / 2 : 120)) ]
     assert [ "$(_pause_seconds "$round")" -le $((round < 5 ? 15 << (round - 1) : 240)) ]
   done
+}
+
+@test "a time to wait is given in hours, minutes or seconds" {
+  assert_equal "$(wait_setting 2h)|$(wait_setting 30m)|$(wait_setting 08s)" \
+    'wait_for_capacity_minutes=120.00|wait_for_capacity_minutes=30.00|wait_for_capacity_minutes=0.13'
+  run --separate-stderr -2 wait_setting 2
+  assert_regex "$stderr" "--wait-for-capacity takes a time such as 2h, 30m or 90s, got '2'"
 }

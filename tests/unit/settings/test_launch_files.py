@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
 import os
 import re
@@ -21,7 +20,6 @@ from chronos_ec2.instance.run_config import load_run_config
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.workstation import launch_files
 from chronos_ec2.workstation.launch_files import (
-    client_token,
     example_user_data,
     first_state,
     git_facts,
@@ -37,7 +35,7 @@ FACTS: dict[str, Any] = {
     "bucket": "the-bucket",
     "requested_by": "arn:aws:iam::123456789012:user/ana",
     "ami": {"id": "ami-0123", "name": "an image", "root_device": "/dev/sda1"},
-    "subnet_id": "subnet-1",
+    "subnets": [{"subnet_id": "subnet-1", "zone": "us-east-1a"}],
     "scripts_sha256": "b" * 64,
     "dataset_sha256": "c" * 64,
     "environment_archive": {"archive": "chronos-venv-3.11.tar.gz", "sha256": "a" * 64, "bytes": 5},
@@ -126,7 +124,7 @@ def test_the_record_states_the_intent_and_no_end(launched: Path) -> None:
     record = decoded(launched / "run.json")
     assert set(record) == {
         *("schema_version", "run_id", "environment", "started_at", "requested_by", "config", "git", "ami"),
-        *("instance", "client_token", "deadline", "scripts_sha256", "environment_archive", "dataset"),
+        *("instance", "pool", "attempts", "deadline", "scripts_sha256", "environment_archive", "dataset"),
         *("ended_at", "outcome", "failed_step", "error", "exit_code", "phases", "metrics", "switches"),
         *("price", "estimate", "cost_usd"),
     }
@@ -186,25 +184,20 @@ def test_the_record_names_the_switches_of_the_run(settings: Settings) -> None:
     assert run_record(without, FACTS, NOW, NOW)["switches"]["outside"] is None
 
 
-def test_a_token_is_ascii_short_and_the_same_for_the_same_pool() -> None:
-    token = client_token("dev", RUN_ID, "g4dn.2xlarge", "subnet-1")
-    assert re.fullmatch("[!-~]{1,64}", token)
-    assert token == client_token("dev", RUN_ID, "g4dn.2xlarge", "subnet-1")
+# -- the ladder ---------------------------------------------------------------------------------------
 
 
-def test_another_run_or_another_pool_has_another_token() -> None:
-    pools = list(
-        itertools.product(
-            (RUN_ID, "2025-01-15-143023"), ("g4dn.2xlarge", "g5.xlarge"), ("subnet-1", "subnet-2")
-        )
-    )
-    tokens = {client_token(*pool, market) for pool in pools for market in ("on-demand", "spot")}
-    assert len(tokens) == 2 * len(pools)
-
-
-def test_the_record_holds_the_token_of_its_pool(settings: Settings) -> None:
-    record = run_record(settings, FACTS, NOW, NOW)
-    assert record["client_token"] == client_token("dev", RUN_ID, "g4dn.2xlarge", "subnet-1")
+def test_the_pools_are_written_beside_the_record_which_names_none_yet(tmp_path: Path) -> None:
+    settings = load_settings("dev", {"market": "spot-then-on-demand"}, variables={})
+    write_launch_files(settings, FACTS, tmp_path, NOW)
+    pools = json.loads((tmp_path / "pools.json").read_text())
+    assert [(pool["zone"], pool["market"]) for pool in pools] == [
+        ("us-east-1a", "spot"),
+        ("us-east-1a", "on-demand"),
+    ]
+    record = decoded(tmp_path / "run.json")
+    assert (record["pool"], record["attempts"]) == (None, [])
+    assert record["instance"]["market"] == "spot"
 
 
 # -- git ----------------------------------------------------------------------------------------------
@@ -253,7 +246,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_the_files_are_written(call: Callable[..., int], tmp_path: Path) -> None:
     assert call(json.dumps(FACTS), "--set", "seed=7") == 0
     names = {file.name for file in tmp_path.iterdir()}
-    assert names == {"user_data.sh", "config.yaml", "run.json", "state.json", "prices.json"}
+    assert names == {
+        *("user_data.sh", "config.yaml", "run.json", "state.json", "pools.json", "prices.json"),
+    }
     assert load_run_config(tmp_path / "config.yaml").seed == 7
 
 
