@@ -10,6 +10,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -248,6 +249,7 @@ def reap(
     c: Context, env: str | None = None, dry_run: bool = False, yes: bool = False, json: bool = False
 ) -> None:
     """End what nobody owns: instances of no live run, past their deadline or silent; free stale claims."""
+    from chronos_ec2.workstation.notices import Teller
     from chronos_ec2.workstation.reap import Reaper, agreed
     from chronos_ec2.workstation.reap import reap as reap_now
 
@@ -262,6 +264,7 @@ def reap(
             stale_after=timedelta(minutes=settings.stale_minutes),
             claim_patience=timedelta(seconds=settings.claim_patience_seconds),
             out=sys.stderr,
+            tell=partial(Teller(settings, aws.topic_arn, aws.bucket).tell, "end"),
         )
         code = reap_now(
             reaper,

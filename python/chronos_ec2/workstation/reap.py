@@ -42,6 +42,7 @@ class Reaper:
         stale_after: how long a run may go without a sign of life.
         claim_patience: how long a claim may have no instance.
         out: where it says what it does.
+        tell: called with a run's id when its record has got its end.
         now, sleep: clock and sleep in seconds, for tests.
     """
 
@@ -55,6 +56,7 @@ class Reaper:
         stale_after: timedelta,
         claim_patience: timedelta,
         out: TextIO,
+        tell: Callable[[str], None] = lambda run_id: None,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -65,6 +67,7 @@ class Reaper:
         self._stale_after = stale_after
         self._claim_patience = claim_patience
         self._out = out
+        self._tell = tell
         self._now = now
         self._sleep = sleep
         self._store = StateStore(s3, bucket, environment, now=now, sleep=sleep)
@@ -162,12 +165,14 @@ class Reaper:
         finish_record(
             self._s3, self._bucket, self._environment, str(action.run_id), fate, state=state, now=self._now
         )
+        self._tell(str(action.run_id))
 
     def _record_end(self, body: Mapping[str, Any], fate: Fate) -> None:
         run_id = str(body["run_id"])
         if not RUN_ID.fullmatch(run_id):
             return
         finish_record(self._s3, self._bucket, self._environment, run_id, fate, state=body, now=self._now)
+        self._tell(run_id)
 
     def _free(self, action: Action, survey: Survey) -> None:
         holding = survey.holding

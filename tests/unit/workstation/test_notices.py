@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation import notices
 from chronos_ec2.workstation.notices import Teller
+from chronos_ec2.workstation.reap import Reaper
 from chronos_ec2.workstation.settings import load_settings
 from chronos_ec2.workstation.watch_view import Sight
 
@@ -99,6 +101,31 @@ def test_an_end_that_is_no_news_or_that_the_machine_tells_itself_is_not_told(out
     make(calls)[0].saw(replace(SIGHT, word=outcome, outcome=outcome))
     make(calls)[0].saw(replace(SIGHT, word="idle", run_id=None))
     assert calls.words == []
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_who_reaps_a_run_tells_its_end(alive: bool, world: Any) -> None:
+    instance, out = world.start_instance(), io.StringIO()
+    world.put_run()
+    world.put_state("training", "step_7", instance_id=instance)
+    world.clock.pass_time(3600)  # silent for an hour
+    if not alive:
+        world.terminate(instance)
+    told: list[str] = []
+    reaper = Reaper(
+        *(world.s3, world.ec2, world.bucket, "dev"),
+        stale_after=timedelta(minutes=15),
+        claim_patience=timedelta(minutes=5),
+        out=out,
+        tell=told.append,
+        now=world.clock.now,
+        sleep=world.clock.sleep,
+    )
+    survey, actions = reaper.plan()
+    assert told == []
+    assert reaper.carry_out(survey, actions)
+    assert set(told) == {RUN}
+    assert world.run_document()["outcome"] == "lost"
 
 
 def test_the_library_sends_it(tmp_path: Path, environment: dict[str, str]) -> None:
