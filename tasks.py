@@ -34,6 +34,7 @@ SET = {"set_": "KEY=VALUE: a setting for this call only; may be given again"}
 RUN = {"run": "run id; default: the active run, else the newest"}
 JSON = {"json": "print JSON on stdout"}
 DRY = {"dry_run": "print what would be done, change nothing"}
+MAX_COST = {"max_cost": "US dollars that the run may cost in the worst case; sets its deadline"}
 STATE_FOLDER = REPOSITORY / ".chronos"
 
 
@@ -164,17 +165,29 @@ def upload(
 # -- runs ---------------------------------------------------------------------------------------------
 
 
-@task(help={**ENV, **SET, **DRY, **JSON}, iterable=["set_"])
+LADDER = {
+    "spot": "the spot market; the same as --set market=spot",
+    "wait_for_capacity": "how long to go on looking when no pool has capacity: 2h, 30m or 90s",
+}
+
+
+@task(help={**ENV, **SET, **DRY, **JSON, **MAX_COST, **LADDER}, iterable=["set_"])
 def launch(
     c: Context,
     env: str | None = None,
     set_: list[str] | None = None,
     dry_run: bool = False,
     json: bool = False,
+    max_cost: str | None = None,
+    spot: bool = False,
+    wait_for_capacity: str | None = None,
 ) -> None:
     """Start one training run on one EC2 instance and leave it to itself."""
-    settings = settings_of(env, set_)
+    settings = settings_of(env, [*(set_ or []), *([f"max_cost_usd={max_cost}"] if max_cost else [])])
     flags = [flag for flag, wanted in (("--dry-run", dry_run), ("--json", json)) if wanted]
+    flags += ["--max-cost", max_cost] if max_cost else []
+    flags += ["--spot"] if spot else []
+    flags += ["--wait-for-capacity", wait_for_capacity] if wait_for_capacity else []
     run(commands.script_command("launch_training.sh", settings.environment, set_ or [], *flags), settings)
 
 
@@ -287,6 +300,23 @@ def runs(c: Context, env: str | None = None, json: bool = False) -> None:
     with clear_errors():
         aws = Aws(settings)
         print_runs(list_runs(aws.s3, aws.bucket, settings.environment, ec2=aws.ec2), sys.stdout, as_json=json)
+
+
+@task(
+    help={
+        "env": "environment; default: every one in the default environment's account and region",
+        "since": "count runs from then on: a day (UTC) like 2026-11-01, or 7d, 12h, 2w; default: all",
+        **JSON,
+    }
+)
+def cost(c: Context, env: str | None = None, since: str | None = None, json: bool = False) -> None:
+    """Add up what the runs have cost, by environment and outcome."""
+    from chronos_ec2.workstation.cost import show_costs
+
+    settings = settings_of(env)
+    with clear_errors():
+        names = [settings.environment] if env else sibling_environments(settings)
+        show_costs(Aws(settings), names, since, sys.stdout, as_json=json)
 
 
 @task(
@@ -475,7 +505,7 @@ def lock(c: Context) -> None:
 
 
 ns = Collection(
-    deploy, destroy, build_env, sample_data, upload, launch, watch, kill, reap, runs, logs, fetch, render
+    deploy, destroy, build_env, sample_data, upload, launch, watch, kill, reap, runs, cost, logs, fetch, render
 )
 for check in (demo, lint, bats, pytest, faults, test_all, lock):
     ns.add_task(check)  # type: ignore[arg-type]  # invoke types @task's result as a plain callable

@@ -213,6 +213,11 @@ def test_launch_hands_its_flags_to_the_script(tasks: ModuleType, ran: Ran) -> No
     ]
 
 
+def test_launch_hands_the_ladders_flags_to_the_script(tasks: ModuleType, ran: Ran) -> None:
+    tasks.launch(Context(), env="dev", spot=True, wait_for_capacity="2h")
+    assert ran.argvs[0][3:] == ["--spot", "--wait-for-capacity", "2h"]
+
+
 def test_launch_without_flags_is_the_default_environment(tasks: ModuleType, ran: Ran) -> None:
     tasks.launch(Context())
     assert ran.argvs == [[str(SCRIPTS / "launch_training.sh"), "--env", "local"]]
