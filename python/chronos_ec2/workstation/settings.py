@@ -56,6 +56,7 @@ _MINIMUM: Final = {
     "prediction_length": 1,
     "context_length": 1,
     "max_steps": 1,
+    "checkpoint_every_steps": 0,
     "seed": 0,
 }
 
@@ -83,7 +84,6 @@ class Settings:
     ami_name: str
     max_hours: float
     max_cost_usd: float
-    max_cost_usd: float
     min_free_disk_gb: int
     heartbeat_seconds: int
     log_upload_seconds: int
@@ -100,6 +100,7 @@ class Settings:
     prediction_length: int
     context_length: int
     max_steps: int
+    checkpoint_every_steps: int
     seed: int
 
     def __post_init__(self) -> None:
@@ -114,8 +115,6 @@ class Settings:
                 raise ValueError(f"{key}: got {getattr(self, key)}, need at least {least}")
         if not 0.05 <= self.max_hours <= 24 * 14:
             raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
-        if not 0 <= self.max_cost_usd <= 1_000_000:
-            raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
         if not 0 <= self.max_cost_usd <= 1_000_000:
             raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
         self._check_ladder()

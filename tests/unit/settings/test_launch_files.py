@@ -126,7 +126,7 @@ def test_the_record_states_the_intent_and_no_end(launched: Path) -> None:
         *("schema_version", "run_id", "environment", "started_at", "requested_by", "config", "git", "ami"),
         *("instance", "pool", "attempts", "deadline", "scripts_sha256", "environment_archive", "dataset"),
         *("ended_at", "outcome", "failed_step", "error", "exit_code", "phases", "metrics", "switches"),
-        *("price", "estimate", "cost_usd"),
+        *("price", "estimate", "cost_usd", "resume_from"),
     }
     assert record["schema_version"] == 1
     assert record["started_at"] == "2025-01-15T14:30:22Z"

@@ -34,6 +34,7 @@ VALUES: dict[str, Any] = {
     "environment_sha256": "a" * 64,
     "scripts_sha256": "b" * 64,
     "dataset_sha256": "c" * 64,
+    "resume_from": "2025-01-14-000000",
     "topic_arn": "arn:aws:sns:us-east-1:123456789012:ChronosTraining",
     "stale_minutes": 15,
 }
@@ -48,6 +49,7 @@ VARIABLES = {
     "environment_archive": "CHRONOS_ENVIRONMENT_ARCHIVE",
     "environment_sha256": "CHRONOS_ENVIRONMENT_SHA256",
     "dataset_sha256": "CHRONOS_DATASET_SHA256",
+    "resume_from": "CHRONOS_RESUME_FROM",
     "topic_arn": "CHRONOS_TOPIC_ARN",
 }
 NASTY = [

@@ -285,6 +285,7 @@ LEAST = {
     "prediction_length": 1,
     "context_length": 1,
     "max_steps": 1,
+    "checkpoint_every_steps": 0,
     "seed": 0,
 }
 

@@ -1,0 +1,150 @@
+"""Whether a run can go on from another one's checkpoint: `launch --resume RUN_ID`.
+
+usage: python -m chronos_ec2.workstation.resume --env E [--set K=V]... --bucket B --run-id R
+           --dataset-sha256 S --environment-sha256 S
+
+Prints {"run_id", "step"} on stdout. The instance fetches the newest checkpoint that verifies, so the step
+that it finds can be an older one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from chronos_ec2.errors import ChronosError, NoSuchRun, SettingsError, UsageProblem
+from chronos_ec2.state.stored_checkpoints import list_stored, read_manifest
+from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.launch_files import run_config
+from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
+from chronos_ec2.workstation.s3 import get_json, translated
+from chronos_ec2.workstation.settings import Settings, load_settings, parse_assignments
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SETTINGS_OF_A_RUN: Final = ("trainer", "command", "accelerator", "seed")
+"""What must be the same beside `training_config`. How often to save, where and how long to run may change."""
+MAY_CHANGE: Final = frozenset({"save_steps"})
+
+
+def check_resume(
+    s3: S3Client, bucket: str, settings: Settings, run_id: str, *, dataset_sha256: str
+) -> dict[str, Any]:
+    """See that a launch with these settings can go on from a run.
+
+    Args:
+        run_id: the run to go on from, of the settings' environment.
+        dataset_sha256: digest of the training data's manifest that the launch would use.
+
+    Returns:
+        `{"run_id", "step", "environment_sha256"}`: the newest checkpoint of which all is in S3, and the
+        training environment that it was made in (None when the record does not say).
+
+    Raises:
+        NoSuchRun: there is no such run in this environment, or it has no whole checkpoint.
+        UsageProblem: it has succeeded, so there is nothing to go on with.
+        SettingsError: the data or settings are others; names each of them.
+    """
+    prefix = run_prefix(settings.environment, run_id)
+    record = get_json(s3, bucket, f"{prefix}run.json")
+    if record is None:
+        raise no_such_run(settings.environment, run_id, list_run_ids(s3, bucket, settings.environment))
+    if record.get("outcome") == "succeeded":
+        raise UsageProblem(
+            f"run {run_id} has succeeded, there is nothing to go on with: "
+            f"invoke fetch --env {settings.environment} --run {run_id}"
+        )
+    _refuse_other_settings(record, settings, run_id, dataset_sha256)
+    archive = record.get("environment_archive")
+    return {
+        "run_id": run_id,
+        "step": _newest_whole_step(s3, bucket, prefix, run_id),
+        "environment_sha256": archive.get("sha256") if isinstance(archive, dict) else None,
+    }
+
+
+def differing_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The training settings of two runs' configs that are not the same, each as (then, now)."""
+    pairs = {key: (then.get(key), now.get(key)) for key in SETTINGS_OF_A_RUN}
+    before, after = then.get("training_config") or {}, now.get("training_config") or {}
+    for key in sorted({*before, *after} - MAY_CHANGE):
+        pairs[key] = (before.get(key), after.get(key))
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _refuse_other_settings(
+    record: Mapping[str, Any], settings: Settings, run_id: str, dataset_sha256: str
+) -> None:
+    other = differing_settings(record.get("config") or {}, run_config(settings, run_id))
+    problems = [f"{key} is {_shown(now)} and was {_shown(then)}" for key, (then, now) in other.items()]
+    dataset = record.get("dataset") or {}
+    if dataset.get("manifest_sha256") != dataset_sha256:
+        problems.append(
+            f"the training data are others (their manifest's sha256 begins {dataset_sha256[:8]} and began "
+            f"{str(dataset.get('manifest_sha256'))[:8]}: upload those of then again)"
+        )
+    if not problems:
+        return
+    flags = [f"--set {shlex.quote(f'{key}={_as_flag(then)}')}" for key, (then, _) in other.items()]
+    advice = f"; for the same settings add {' '.join(flags)}" if flags else ""
+    raise SettingsError(f"run {run_id} cannot go on as another one: {', '.join(problems)}{advice}")
+
+
+def _newest_whole_step(s3: S3Client, bucket: str, prefix: str, run_id: str) -> int:
+    problems = []
+    with translated(f"s3://{bucket}/{prefix}"):
+        for stored in list_stored(s3, bucket, prefix):
+            try:
+                return read_manifest(s3, bucket, stored).step
+            except ValueError as error:
+                problems.append(f"checkpoint-{stored.step}: {error}")
+    why = f" ({'; '.join(problems)})" if problems else ""
+    raise NoSuchRun(f"run {run_id} has no whole checkpoint to go on from{why}: launch without --resume")
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+def _as_flag(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check what the arguments describe; print the answer as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--env", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
+    parser.add_argument("--bucket", required=True)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--dataset-sha256", required=True)
+    parser.add_argument("--environment-sha256", required=True)
+    given = parser.parse_args(argv)
+    try:
+        settings = load_settings(given.env, parse_assignments(given.assignments), variables=os.environ)
+        found = check_resume(
+            Aws(settings).s3, given.bucket, settings, given.run_id, dataset_sha256=given.dataset_sha256
+        )
+    except ChronosError as error:
+        print(f"launch --resume: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    if found["environment_sha256"] != given.environment_sha256:
+        print(
+            "launch --resume: the training environment is another one than then; the result may differ from "
+            "that of a run in one piece",
+            file=sys.stderr,
+        )
+    print(json.dumps({"run_id": found["run_id"], "step": found["step"]}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
