@@ -12,6 +12,7 @@ from chronos_ec2.errors import ChronosError, LocalCloudDown, StateUnreadable
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.workstation.outcome import Fate, finish_record, instance_fate, phase_of_step
+from chronos_ec2.workstation.run_cost import cost_until, total_of
 from chronos_ec2.workstation.run_ids import check_run_id, list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.runs import RunRecord, moment, parse_record
 from chronos_ec2.workstation.s3 import (
@@ -50,6 +51,11 @@ _WORDS: Final = {
 }
 
 
+def _names_machine(document: Mapping[str, Any] | None) -> bool:
+    machine = (document or {}).get("instance")
+    return isinstance(machine, dict) and machine.get("id") is not None
+
+
 class Observer:
     """One run seen from outside; `look` is one poll.
 
@@ -80,6 +86,7 @@ class Observer:
         self._vanished_at: datetime | None = None
         self._fate: tuple[datetime, Fate] | None = None
         self._phases: dict[str, Phase] = {}
+        self._document: tuple[datetime, dict[str, Any] | None] | None = None
 
     def look(self) -> Sight:
         """What can be seen now. A sight with an outcome is the run's end.
@@ -132,7 +139,8 @@ class Observer:
             beats = self._beat * BEATS_BEFORE_STALLED
             if age > (beats if state["status"] == "training" else max(beats, PHASE_PATIENCE)):
                 word, detail = "stalled", fate.words
-        record = parse_record(self._environment, run_id, None, state, self._now())
+        document = self._written_record(run_id)
+        record = parse_record(self._environment, run_id, document, state, self._now())
         self._note_phase(run_id, state)
         return replace(
             self._sight(record, word),
@@ -141,7 +149,24 @@ class Observer:
             heartbeat_age_seconds=age.total_seconds(),
             phases=tuple(self._phases.values()),
             detail=detail or state["error_message"],
+            cost_at_deadline_usd=self._cost_at_deadline(document, state),
         )
+
+    def _written_record(self, run_id: str) -> dict[str, Any] | None:
+        """run.json, which has the prices: read until it names the machine, as seldom as EC2 is asked."""
+        known = self._document
+        if known is None or (not _names_machine(known[1]) and self._now() - known[0] >= ASK_EVERY):
+            key = f"{run_prefix(self._environment, run_id)}run.json"
+            try:
+                document = get_json(self._s3, self._bucket, key)
+            except RecordUnreadable:
+                document = None  # what the run costs is not known then; how it goes is
+            self._document = known = self._now(), document
+        return None if known[1] is None or known[1].get("outcome") else known[1]
+
+    def _cost_at_deadline(self, document: dict[str, Any] | None, state: Mapping[str, Any]) -> float | None:
+        deadline = moment(state["control"].get("deadline"))
+        return total_of(cost_until(document, deadline)) if document and deadline else None
 
     def _without_state(self, run_id: str) -> Sight:
         """The state file is gone, or another run's: run.json decides, else EC2."""

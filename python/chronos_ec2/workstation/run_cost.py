@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from chronos_ec2.state.clock import from_text, to_text
+from chronos_ec2.workstation.words import money_text
 
 PARTS: Final = ("compute", "disk", "requests", "address")
 LEAST_SECONDS: Final = 60
@@ -66,6 +67,22 @@ def cost_of(price: Mapping[str, Any], seconds: int, requests: object = None) -> 
     known = {name: None if part is None else rounded(part) for name, part in parts.items()}
     total = _sum(_sum(_sum(known["compute"], known["disk"]), known["requests"]), known["address"])
     return {**known, "total": None if total is None else rounded(total), "seconds": seconds}
+
+
+def cost_text(cost: Mapping[str, Any] | None) -> str | None:
+    """A cost in words, `$4.62` or `at most $4.62`; None for a run of which nothing is known."""
+    if cost is None:
+        return None
+    text = money_text(total_of(cost))
+    return f"at most {text}" if cost.get("at_most") else text
+
+
+def cost_parts_text(cost: Mapping[str, Any] | None) -> str | None:
+    """A cost with its parts: `$1.54 (compute $1.50, disk $0.02, requests $0.01, address $0.01)`."""
+    if cost is None:
+        return None
+    parts = ", ".join(f"{name} {money_text(_number(cost.get(name)))}" for name in PARTS)
+    return f"{cost_text(cost)} ({parts})"
 
 
 def rounded(dollars: float) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.outcome import finish_record, instance_fate
+from chronos_ec2.workstation.run_cost import cost_text, cost_until
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
 from chronos_ec2.workstation.words import span_text
@@ -27,6 +28,7 @@ _HEADINGS: Final = (
     "FAILED STEP",
     "STARTED (UTC)",
     "DURATION",
+    "COST",
     "WQL",
     "BASELINE",
     "INSTANCE",
@@ -40,6 +42,7 @@ class RunRecord:
     Attributes:
         outcome: running, succeeded, failed, killed, lost, launch_failed, or unknown.
         current_step: where the run is now, while it is running.
+        cost_usd: as in run.json; up to now for a run that goes on; None where nobody knows.
         wql, baseline_wql: the model's weighted quantile loss, and the seasonal-naive forecast's.
         problem: what is wrong with the record itself, for a person.
     """
@@ -53,6 +56,7 @@ class RunRecord:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     duration_seconds: float | None = None
+    cost_usd: Mapping[str, Any] | None = None
     wql: float | None = None
     baseline_wql: float | None = None
     instance_type: str | None = None
@@ -73,6 +77,7 @@ def list_runs(
     environment: str,
     *,
     ec2: EC2Client | None = None,
+    since: datetime | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> list[RunRecord]:
     """Every run of an environment, newest first; a broken record is named in its `problem`.
@@ -80,6 +85,7 @@ def list_runs(
     Args:
         ec2: when given, runs without an end and without a living state file are looked up, and the
             record of one whose machine is gone is completed.
+        since: only runs that began then or later.
 
     Raises:
         StorageDenied: S3 refused the listing or a record.
@@ -101,7 +107,8 @@ def list_runs(
         found = problem or record.problem or (trouble if record.outcome == "unknown" else None)
         return replace(record, problem=found)
 
-    return in_parallel(one, list_run_ids(s3, bucket, environment))
+    first = f"{since:%Y-%m-%d-%H%M%S}" if since else ""
+    return in_parallel(one, [name for name in list_run_ids(s3, bucket, environment) if name >= first])
 
 
 def _read(
@@ -178,12 +185,17 @@ def parse_record(
         started_at=started,
         ended_at=ended,
         duration_seconds=max(0.0, (until - started).total_seconds()) if until and started else None,
+        cost_usd=cost_until(document, now) if outcome == "running" else _cost(document),
         wql=wql,
         baseline_wql=baseline,
         instance_type=_text(machine.get("type")) or _text(state.get("instance_type")),
         instance_id=_text(machine.get("id")) or _text(state.get("instance_id")),
         problem="run.json has no end, and no state file holds the run" if outcome == "unknown" else None,
     )
+
+
+def _cost(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return _mapping(document.get("cost_usd")) or None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -251,6 +263,7 @@ def _row(record: RunRecord) -> tuple[str, ...]:
         record.failed_step or "-",
         f"{record.started_at:%m-%d %H:%M}" if record.started_at else "-",
         span_text(record.duration_seconds) if record.duration_seconds is not None else "-",
+        cost_text(record.cost_usd) or "-",
         "-" if record.wql is None else f"{record.wql:.4f}",
         "-" if record.baseline_wql is None else f"{record.baseline_wql:.4f}",
         record.instance_type or "-",

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from chronos_ec2.state.clock import to_text
+from chronos_ec2.workstation.run_cost import cost_parts_text, cost_text, total_of
 from chronos_ec2.workstation.runs import RunRecord
-from chronos_ec2.workstation.words import span_text
+from chronos_ec2.workstation.words import money_text, span_text
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -64,6 +65,7 @@ class Sight:
             failing, stopping, stalled, ending, orphaned, unknown, corrupt, gone, or the outcome.
         outcome: None until the run has ended.
         detail: what EC2 says, or what to do.
+        cost_at_deadline_usd: what the run costs if it goes on until its deadline.
         results: where the run's files lie.
     """
 
@@ -81,6 +83,7 @@ class Sight:
     phases: tuple[Phase, ...] = ()
     results: str | None = None
     log_tail: tuple[str, ...] = ()
+    cost_at_deadline_usd: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The sight for `--json`; the same keys at every look."""
@@ -98,6 +101,8 @@ class Sight:
             "error": record.error if record else None,
             "started_at": to_text(record.started_at) if record and record.started_at else None,
             "elapsed_seconds": record.duration_seconds if record else None,
+            "cost_usd": total_of(record.cost_usd) if record else None,
+            "cost_at_deadline_usd": self.cost_at_deadline_usd,
             "detail": self.detail,
         }
 
@@ -121,6 +126,15 @@ def age_text(sight: Sight) -> str:
     return f"heartbeat {span_text(sight.heartbeat_age_seconds)} ago"
 
 
+def cost_so_far(sight: Sight) -> str:
+    """The dollars so far and at the deadline in words; nothing where they are not known."""
+    so_far = cost_text(sight.record.cost_usd) if sight.record else None
+    if so_far is None or sight.outcome is not None:
+        return ""
+    later = sight.cost_at_deadline_usd
+    return f"{so_far} so far" + (f", {money_text(later)} at the deadline" if later is not None else "")
+
+
 def summary(sight: Sight) -> Iterator[str]:
     """The lines that tell how a run ended, and what to do next."""
     record = sight.record
@@ -134,6 +148,8 @@ def summary(sight: Sight) -> Iterator[str]:
     yield f"{last} {record.run_id} {record.outcome}{where}{lasted}"
     if record.error:
         yield f"  error: {printable(record.error)}"
+    if (cost := cost_parts_text(record.cost_usd)) is not None:
+        yield f"  cost: {cost}"
     if sight.word != "idle" and sight.detail:
         yield f"  note: {sight.detail}"
     if record.wql is not None:
@@ -182,6 +198,7 @@ class PlainView:
             status,
             f"{sight.word:<11}",
             age_text(sight),
+            cost_so_far(sight),
             printable(sight.detail or ""),
         )
 
@@ -251,9 +268,10 @@ def _panel(sight: Sight) -> Group:
         spent = phase.ended(sight.seen_at).seconds
         mark = {"ok": "done", "now": "..."}.get(phase.outcome, phase.outcome)
         phases.add_row(Text(phase.name), Text(span_text(spent) if spent is not None else "-"), Text(mark))
+    money = [Text(cost_so_far(sight))] if cost_so_far(sight) else []
     detail = [Text(printable(sight.detail), style="yellow")] if sight.detail else []
     log = [Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in sight.log_tail]
-    return Group(head, phases, now, *detail, *log)
+    return Group(head, phases, now, *money, *detail, *log)
 
 
 @contextmanager

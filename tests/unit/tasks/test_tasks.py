@@ -26,7 +26,7 @@ from .conftest import load_tasks
 Call = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = {
     *("deploy", "destroy", "build-env", "sample-data", "upload", "launch", "watch", "kill", "runs", "logs"),
-    *("fetch", "render", "demo", "lint", "bats", "pytest", "test", "lock"),
+    *("cost", "fetch", "render", "demo", "lint", "bats", "pytest", "test", "lock"),
     *("local.start", "local.stop", "local.status", "local.env"),
 }
 ALL: dict[str, Any] = {name: load_tasks().ns[name] for name in load_tasks().ns.task_names}
@@ -123,6 +123,7 @@ ENDS = [
     (("launch", "--set", "max_step=3"), ExitCode.SETTINGS_INVALID, "did you mean 'max_steps'"),
     (("render", "--set", "volume_gb"), ExitCode.SETTINGS_INVALID, "KEY=VALUE"),
     (("runs", "--env", "nowhere"), ExitCode.SETTINGS_INVALID, "is not in invoke.yaml"),
+    (("cost", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
     (("runs", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
     (("launch", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
     (("deploy", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
@@ -216,6 +217,20 @@ def test_launch_hands_its_flags_to_the_script(tasks: ModuleType, ran: Ran) -> No
 def test_launch_hands_the_ladders_flags_to_the_script(tasks: ModuleType, ran: Ran) -> None:
     tasks.launch(Context(), env="dev", spot=True, wait_for_capacity="2h")
     assert ran.argvs[0][3:] == ["--spot", "--wait-for-capacity", "2h"]
+
+
+def test_launch_hands_its_cap_to_the_script(tasks: ModuleType, ran: Ran) -> None:
+    tasks.launch(Context(), env="dev", max_cost="2.50")
+    assert ran.argvs[0][3:] == ["--max-cost", "2.50"]
+
+
+@pytest.mark.parametrize("usd", ["-1", "free"])
+def test_a_cap_that_is_no_money_is_refused_before_anything_is_run(
+    tasks: ModuleType, ran: Ran, usd: str
+) -> None:
+    with pytest.raises(Exit, match="max_cost_usd"):
+        tasks.launch(Context(), env="dev", max_cost=usd)
+    assert ran.argvs == []
 
 
 def test_launch_without_flags_is_the_default_environment(tasks: ModuleType, ran: Ran) -> None:
