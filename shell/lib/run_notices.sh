@@ -32,4 +32,6 @@ tell_end() {
   lacking=$(jq -cn --arg outcome "$1" --arg step "$2" --arg error "$3" --arg id "$4" '{outcome: $outcome, instance: {id: $id}}
     + if $outcome == "succeeded" then {} else {failed_step: $step, error: $error} end') || lacking='{}'
   tell end "$lacking"
+  # What the user data looks at when it powers off after all.
+  : 2>/dev/null >"${CHRONOS_ROOT:-}/opt/chronos/told" || true
 }

@@ -170,6 +170,33 @@ start_machine() {
   assert_effects 'shutdown -P +360' 'shutdown -P +358' 'shutdown -P now'
 }
 
+@test "a machine that never came to bootstrap.sh, or whose bootstrap.sh told nothing, is told of; a topic that refuses holds nothing up" {
+  local digest topic=arn:aws:sns:us-east-1:123456789012:ChronosTraining
+  upload_scripts
+  render "[\"topic_arn\", \"$topic\"]"
+  aws_plan "sns publish --topic-arn $topic --subject Chronos dev $RUN: the machine went off early *" --error AuthorizationError
+  start_machine
+  assert_failure
+  assert_equal "$(tail -n 1 "$FAKE_AWS_DIR/effects")" 'shutdown -P now'
+  put_object a-bucket cached-datasets/scripts/bootstrap.sh 'kill -KILL $$'
+  digest=$(cd "$(object a-bucket cached-datasets/scripts)" && sha256sum bootstrap.sh lib/log.sh >MANIFEST.sha256 && sha256sum MANIFEST.sha256)
+  render "[\"topic_arn\", \"$topic\"]" "[\"scripts_sha256\", \"${digest:0:64}\"]"
+  aws_plan 'sns publish *' --out '{}'
+  start_machine
+  assert_equal "$(tail -n 1 "$FAKE_AWS_DIR/effects")" 'shutdown -P now'
+}
+
+@test "an end that bootstrap.sh has told is not told again" {
+  local digest
+  digest=$(upload_scripts)
+  render "[\"scripts_sha256\", \"$digest\"]" '["topic_arn", "arn:aws:sns:us-east-1:123456789012:ChronosTraining"]'
+  mkdir -p "$CHRONOS_ROOT/opt/chronos"
+  : >"$CHRONOS_ROOT/opt/chronos/told"
+  start_machine
+  assert_success
+  refute_called 'sns *'
+}
+
 @test "a dead man's switch that cannot be armed powers the machine off: it would bill without a limit" {
   render
   FAKE_SHUTDOWN_FAILS=1 start_machine
