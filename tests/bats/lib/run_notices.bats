@@ -53,7 +53,10 @@ teardown() { common_teardown; }
 
 @test "an end that run.json could not be given is told from what the instance knows" {
   aws_plan 'sns publish *' --out '{}' --times 2
+  CHRONOS_ROOT="$work/the disk"
+  mkdir -p "$CHRONOS_ROOT/opt/chronos"
   tell_end failed data_sync 'the training data could not be fetched' i-0abc
+  assert [ -e "$CHRONOS_ROOT/opt/chronos/told" ] # for the user data
   run -0 jq -r '.subject, .message' "$(object a-bucket "dev/$RUN/notices/end.json")"
   assert_line "Chronos dev $RUN: failed at data_sync"
   assert_line 'error       the training data could not be fetched'
