@@ -106,6 +106,21 @@ def destroy(c: Context, env: str | None = None, yes: bool = False) -> None:
     run(argv, settings)
 
 
+@task(help={**ENV, **SET, **JSON}, iterable=["set_"])
+def doctor(
+    c: Context, env: str | None = None, set_: list[str] | None = None, json: bool = False
+) -> None:
+    """Look at everything that a launch needs; say what is wrong and which command mends it. Changes nothing."""
+    from chronos_ec2.workstation.doctor.checkup import doctor as look_around
+    from chronos_ec2.workstation.doctor.facts import Facts
+
+    settings = settings_of(env, set_)
+    with clear_errors():
+        code = look_around(Facts(settings, Aws(settings).client), sys.stdout, as_json=json)
+    if code:
+        raise Exit(code=int(code))
+
+
 # -- what a run needs ---------------------------------------------------------------------------------
 
 
@@ -169,9 +184,10 @@ LADDER = {
     "spot": "the spot market; the same as --set market=spot",
     "wait_for_capacity": "how long to go on looking when no pool has capacity: 2h, 30m or 90s",
 }
+RESUME = {"resume": "run id: go on from its newest checkpoint, with the same data and training settings"}
 
 
-@task(help={**ENV, **SET, **DRY, **JSON, **MAX_COST, **LADDER}, iterable=["set_"])
+@task(help={**ENV, **SET, **DRY, **JSON, **MAX_COST, **LADDER, **RESUME}, iterable=["set_"])
 def launch(
     c: Context,
     env: str | None = None,
@@ -181,6 +197,7 @@ def launch(
     max_cost: str | None = None,
     spot: bool = False,
     wait_for_capacity: str | None = None,
+    resume: str | None = None,
 ) -> None:
     """Start one training run on one EC2 instance and leave it to itself."""
     settings = settings_of(env, [*(set_ or []), *([f"max_cost_usd={max_cost}"] if max_cost else [])])
@@ -188,6 +205,7 @@ def launch(
     flags += ["--max-cost", max_cost] if max_cost else []
     flags += ["--spot"] if spot else []
     flags += ["--wait-for-capacity", wait_for_capacity] if wait_for_capacity else []
+    flags += ["--resume", resume] if resume else []
     run(commands.script_command("launch_training.sh", settings.environment, set_ or [], *flags), settings)
 
 
@@ -397,6 +415,22 @@ def local_status(c: Context) -> None:
     run(commands.local_cloud_command("status"))
 
 
+@task(
+    name="interrupt",
+    help={
+        "instance": "which spot instance; default: the only one",
+        "rebalance": "only the hint that it may be taken back; nothing is ended",
+        "notice_seconds": "seconds from the notice to the end",
+    },
+)
+def local_interrupt(
+    c: Context, instance: str | None = None, rebalance: bool = False, notice_seconds: str = "120"
+) -> None:
+    """Take a spot instance back as EC2 does: a notice, and two minutes later the end."""
+    flags = [*(["--instance", instance] if instance else []), *(["--rebalance"] if rebalance else [])]
+    run([*commands.local_cloud_command("interrupt"), "--notice-seconds", notice_seconds, *flags])
+
+
 @task(name="env")
 def local_env(c: Context) -> None:
     """Print the variables that point any AWS program at the embedded AWS: eval "$(invoke local.env)"."""
@@ -505,8 +539,22 @@ def lock(c: Context) -> None:
 
 
 ns = Collection(
-    deploy, destroy, build_env, sample_data, upload, launch, watch, kill, reap, runs, cost, logs, fetch, render
+    deploy,
+    destroy,
+    doctor,
+    build_env,
+    sample_data,
+    upload,
+    launch,
+    watch,
+    kill,
+    reap,
+    runs,
+    cost,
+    logs,
+    fetch,
+    render,
 )
 for check in (demo, lint, bats, pytest, faults, test_all, lock):
     ns.add_task(check)  # type: ignore[arg-type]  # invoke types @task's result as a plain callable
-ns.add_collection(Collection("local", local_start, local_stop, local_status, local_env))
+ns.add_collection(Collection("local", local_start, local_stop, local_status, local_env, local_interrupt))

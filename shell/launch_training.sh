@@ -2,21 +2,23 @@
 # Launches one training run: checks, claims the environment, starts one EC2 instance, and leaves it to itself.
 #
 # Usage: launch_training.sh [--env NAME] [--set KEY=VALUE]… [--spot] [--wait-for-capacity TIME] [--max-cost DOLLARS]
-#                           [--dry-run] [--json] [--help]
+#                           [--resume RUN_ID] [--dry-run] [--json] [--help]
 #
 #   --env NAME        the environment (invoke.yaml); default: its default_environment
 #   --set KEY=VALUE   a setting for this run only, e.g. --set instance_type=g5.xlarge
 #   --spot            the same as --set market=spot
 #   --wait-for-capacity TIME   how long to go on looking when no pool has capacity: 2h, 30m or 90s
 #   --max-cost N      US dollars that the run may cost in the worst case: the machine's deadline is set by it
+#   --resume RUN_ID   go on from the newest checkpoint of a run; its data and training settings must be the same
 #   --dry-run         make every check, print the user data and the calls that would change something, change nothing
 #   --json            print one JSON object on stdout: run_id, instance_id, environment, s3_prefix, estimate
 #
 # Environment: the AWS variables (AWS_PROFILE, AWS_ENDPOINT_URL, …), CHRONOS_<SETTING>, CHRONOS_PYTHON.
 # Exit codes: 0 launched; 2 usage; 10 no credentials; 11 not deployed; 12 a run holds the environment;
 #   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded;
-#   21 killed while launching; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded AWS
-#   is down; 30 the run may cost more than it may; 130, 143 interrupted, the claim given back.
+#   21 killed while launching; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 27 no run, or no
+#   checkpoint, to go on from; 29 the embedded AWS is down; 30 the run may cost more than it may; 130, 143 interrupted,
+#   the claim given back.
 # Runs on: the laptop. Needs aws, jq and this repository's Python.
 set -Eeuo pipefail
 shopt -s inherit_errexit
@@ -36,10 +38,12 @@ source "$script_dir/lib/stale_claim.sh"
 source "$script_dir/lib/notices.sh"
 # shellcheck source=lib/run_id.sh
 source "$script_dir/lib/run_id.sh"
+# shellcheck source=lib/resume.sh
+source "$script_dir/lib/resume.sh"
 # shellcheck source=lib/outside_switch.sh
 source "$script_dir/lib/outside_switch.sh"
 
-environment='' dry_run=false as_json=false
+environment='' dry_run=false as_json=false resume_from=''
 settings='' exports='' bucket='' run_id='' instance_id='' work=''
 assignments=()
 reserved=false claimed=false handed_over=false switch_tried=false problem=''
@@ -48,13 +52,14 @@ readonly CLAIM_ATTEMPTS=3
 parse_arguments() {
   while (($# > 0)); do
     case $1 in
-      --env | --set | --max-cost | --wait-for-capacity)
+      --env | --set | --max-cost | --wait-for-capacity | --resume)
         if (($# < 2)) || [[ -z $2 ]]; then
           log_error "$1 takes a value; see --help"
           exit "$EXIT_USAGE"
         fi
         case $1 in
           --env) environment=$2 ;;
+          --resume) resume_from=$2 ;;
           --max-cost) assignments+=("max_cost_usd=$2") ;;
           --wait-for-capacity) assignments+=("$(wait_setting "$2")") ;;
           *) assignments+=("$2") ;;
@@ -83,6 +88,7 @@ gather_facts() {
   bucket=$(jq -r .BucketName <<<"$exports")
   if [[ $(setting outside_switch) == true ]]; then require_outside_switch "$exports"; fi
   side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic
+  find_checkpoint "$resume_from" >"$work/find_checkpoint"
 }
 
 find_topic() { heard_topic "$(jq -r '.TopicArn // ""' <<<"$exports")"; }
@@ -98,10 +104,10 @@ write_launch_files() {
     --slurpfile ami "$work/find_ami" --argjson exports "$exports" \
     --arg scripts "$(digest_of "$work/scripts")" --arg data "$(digest_of "$work/training-data")" \
     --slurpfile env "$work/python-env" --slurpfile dataset "$work/training-data" --slurpfile money "$work/gather_prices" \
-    --slurpfile subnets "$work/fetch_subnets" '
+    --slurpfile subnets "$work/fetch_subnets" --slurpfile resume "$work/find_checkpoint" '
     {run_id: $run_id, bucket: $bucket, requested_by: ($caller | rtrimstr("\n")), ami: $ami[0],
      subnets: $subnets[0], scripts_sha256: $scripts, dataset_sha256: $data,
-     environment_archive: $env[0], dataset: $dataset[0], topic_arn: $topic} + $money[0]' >"$work/facts.json"
+     environment_archive: $env[0], dataset: $dataset[0], topic_arn: $topic, resume: $resume[0]} + $money[0]' >"$work/facts.json"
   "${argv[@]}" <"$work/facts.json"
 }
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chronos_ec2.errors import ChronosError, NoSuchRun, SettingsError, UsageProblem
 from chronos_ec2.state.stored_checkpoints import list_stored, read_manifest
-from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.launch_files import run_config
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import get_json, translated
@@ -116,6 +115,15 @@ def _as_flag(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _client() -> S3Client:
+    """Region, profile and endpoint come from the AWS variables that launch_training.sh has set."""
+    import boto3
+    from botocore.config import Config
+
+    retries: Any = {"mode": "standard", "total_max_attempts": 5}
+    return boto3.client("s3", config=Config(connect_timeout=5, read_timeout=30, retries=retries))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check what the arguments describe; print the answer as JSON."""
     parser = argparse.ArgumentParser(
@@ -131,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load_settings(given.env, parse_assignments(given.assignments), variables=os.environ)
         found = check_resume(
-            Aws(settings).s3, given.bucket, settings, given.run_id, dataset_sha256=given.dataset_sha256
+            _client(), given.bucket, settings, given.run_id, dataset_sha256=given.dataset_sha256
         )
     except ChronosError as error:
         print(f"launch --resume: {error}", file=sys.stderr)

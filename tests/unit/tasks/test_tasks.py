@@ -215,8 +215,14 @@ def test_launch_hands_its_flags_to_the_script(tasks: ModuleType, ran: Ran) -> No
 
 
 def test_launch_hands_the_ladders_flags_to_the_script(tasks: ModuleType, ran: Ran) -> None:
-    tasks.launch(Context(), env="dev", spot=True, wait_for_capacity="2h")
-    assert ran.argvs[0][3:] == ["--spot", "--wait-for-capacity", "2h"]
+    tasks.launch(Context(), env="dev", spot=True, wait_for_capacity="2h", resume="2025-01-15-143022")
+    assert ran.argvs[0][3:] == ["--spot", "--wait-for-capacity", "2h", "--resume", "2025-01-15-143022"]
+
+
+def test_the_embedded_aws_takes_a_spot_instance_back(tasks: ModuleType, ran: Ran) -> None:
+    tasks.local_interrupt(Context(), instance="i-1", rebalance=True, notice_seconds="9")
+    assert ran.argvs[0][3] == "interrupt"
+    assert ran.argvs[0][6:] == ["--notice-seconds", "9", "--instance", "i-1", "--rebalance"]
 
 
 def test_launch_hands_its_cap_to_the_script(tasks: ModuleType, ran: Ran) -> None:

@@ -120,7 +120,7 @@ def test_the_command_line(
     world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_interrupted(world, 100)
-    monkeypatch.setattr(resume, "Aws", lambda _settings: type("A", (), {"s3": world.s3})())
+    monkeypatch.setattr(resume, "_client", lambda: world.s3)
     words = ["--env", "dev", "--set", "max_steps=500", "--bucket", world.bucket, "--run-id", RUN]
     words += ["--dataset-sha256", DATA, "--environment-sha256"]
     assert resume.main([*words, "e" * 64]) == 0
