@@ -32,5 +32,6 @@ class ExitCode(IntEnum):
     STATE_CONFLICT = 28
     LOCAL_CLOUD_DOWN = 29
     TOO_DEAR = 30
+    NOT_READY = 31
     INTERRUPTED = 130
     TERMINATED = 143

@@ -26,7 +26,7 @@ from .conftest import load_tasks
 Call = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = {
     *("deploy", "destroy", "build-env", "sample-data", "upload", "launch", "watch", "kill", "runs", "logs"),
-    *("cost", "fetch", "render", "demo", "lint", "bats", "pytest", "test", "lock"),
+    *("cost", "doctor", "fetch", "render", "demo", "lint", "bats", "pytest", "test", "lock"),
     *("local.start", "local.stop", "local.status", "local.env"),
 }
 ALL: dict[str, Any] = {name: load_tasks().ns[name] for name in load_tasks().ns.task_names}
