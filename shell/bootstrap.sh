@@ -105,6 +105,10 @@ start_log() {
   stop_reason_file="$folder/stop-reason"
   notice_file="$folder/interruption.json"
   exec > >(exec tee -a "$log_file") 2>&1
+  export CHRONOS_S3_REQUESTS="$folder/s3-requests"
+  # User data has listed the scripts and fetched each of them.
+  note_requests P
+  note_requests G "$(find "$script_dir" -type f | wc -l)"
 }
 
 start_companions() {

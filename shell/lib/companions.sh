@@ -11,6 +11,7 @@ readonly KILLED_BY_OPERATOR='killed by operator'
 
 # Uploads the log once. The tag lets a lifecycle rule delete logs wherever they lie. <file> <bucket> <key>
 upload_log() {
+  note_requests P
   timeout 60 aws s3api put-object --bucket "$2" --key "$3" --body "$1" --content-type text/plain \
     --tagging chronos-class=log >/dev/null
 }

@@ -94,8 +94,8 @@ describe_work() {
     || work='{}'
   # shellcheck disable=SC2016  # a jq program
   jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" --argjson work "$work" \
-    --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" \
-    '{phases: $phases, instance: {id: $id}} + $work + $checkpoints'
+    --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" --argjson requests "$(counted_requests)" \
+    '{phases: $phases, instance: {id: $id}} + $work + $checkpoints + $requests'
 }
 
 # Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>
@@ -105,6 +105,7 @@ finish_records() {
   if [[ $2 != succeeded ]]; then step=$phase error=$3; fi
   # shellcheck disable=SC2016  # a jq program
   jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" '{run_id: $run, phases: $phases}' >"$file"
+  note_requests P
   timeout 60 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "logs/$CHRONOS_RUN_ID/phase_logs.json" --body "$file" \
     --content-type application/json --tagging chronos-class=log >/dev/null || log_warn "phase_logs.json could not be uploaded"
   rm -f "$file"

@@ -81,6 +81,7 @@ phase_venv_download() {
   fi
   run_waiting tar -xzf "$archive" -C "$home/venv" \
     || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return $?
+  note_download "$archive"
   rm -f "$archive"
   "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
     || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
@@ -101,6 +102,7 @@ phase_gpu_preflight() {
 phase_data_sync() {
   run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" "$data/config.yaml" \
     || fail "the run's config.yaml could not be downloaded" || return $?
+  note_download "$data/config.yaml"
   run_waiting "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
     --prefix cached-datasets/training-data/ --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data" \
     || fail "the training data could not be fetched; see the log" || return $?
@@ -158,6 +160,7 @@ phase_results_sync() {
 
 # Puts one file under the run's prefix. <file> <name> <content type>
 put_run_file() {
+  note_requests P
   timeout 120 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "$CHRONOS_ENV/$CHRONOS_RUN_ID/$2" --body "$1" \
     --content-type "$3" >/dev/null
 }

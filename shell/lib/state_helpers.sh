@@ -15,6 +15,8 @@ _state_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$_state_lib_dir/exit_codes.sh"
 # shellcheck source=log.sh
 source "$_state_lib_dir/log.sh"
+# shellcheck source=request_count.sh
+source "$_state_lib_dir/request_count.sh"
 
 STATE_JSON=''
 STATE_ETAG=''
@@ -77,6 +79,7 @@ retry_with_backoff() {
   errors=$(mktemp) || return "$EXIT_FAILED"
   for ((attempt = 0; attempt < attempts; attempt++)); do
     AWS_ERROR_CODE=''
+    note_call "$@"
     if AWS_OUTPUT=$("$@" 2>"$errors"); then
       rm -f "$errors"
       return 0

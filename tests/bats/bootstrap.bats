@@ -228,6 +228,8 @@ cleanup cleanup i-0abc"
   assert_json "$record" '"\(.outcome) \(.failed_step) \(.error) \(.exit_code) \(.instance.id) \(.instance.type)"' \
     'succeeded null null 0 i-0abc g4dn.2xlarge'
   assert_json "$record" '"\(.metrics.WQL) \(.metrics.baselines.seasonal_naive.WQL)"' '0.1 0.2'
+  # 10 states at 2 PUT each, the looks for a kill, the archive and the scripts: counted, not guessed.
+  assert_json "$record" '.requests | .put >= 20 and .get >= 10' true
   logs=$(cat "$(object a-bucket "logs/$RUN/phase_logs.json")")
   assert_json "$logs" '"\(.run_id) \(.phases | map("\(.name)=\(.outcome)") | join(" "))"' \
     "$RUN initialization=ok system_setup=ok venv_download=ok gpu_preflight=ok data_sync=ok training=ok results_sync=ok cleanup=ok"

@@ -9,6 +9,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import ChronosError, StorageDenied
+from chronos_ec2.instance.request_count import count_requests
 
 _DENIED: Final = frozenset({"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId"})
 MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -27,7 +28,9 @@ def make_client(*, connections: int = 10, impatient: bool = False) -> Any:
         read_timeout=10 if impatient else 60,
         retries={"total_max_attempts": 1 if impatient else 6, "mode": "standard"},
     )
-    return boto3.client("s3", config=config)
+    client = boto3.client("s3", config=config)
+    count_requests(client)
+    return client
 
 
 def error_code(error: Exception) -> str:
