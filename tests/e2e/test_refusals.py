@@ -40,6 +40,40 @@ def test_before_the_stack_is_deployed(tmp_path: Path, started_cloud: Cloud) -> N
     assert "invoke deploy" in elsewhere.stderr
 
 
+def doctor_lines(cloud: Cloud, code: ExitCode, *words: str) -> dict[str, dict[str, str]]:
+    """What `invoke doctor` finds wrong, by check."""
+    done = cloud.invoke("doctor", "--env", "local", "--json", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    found = json.loads(done.stdout)["findings"]
+    return {one["check"]: one for one in found if one["level"] != "ok"}
+
+
+def test_the_doctor_before_the_stack_is_deployed(started_cloud: Cloud) -> None:
+    wrong = doctor_lines(started_cloud, ExitCode.NOT_READY, "--set", "region=eu-west-1")
+    assert {name: one["advice"] for name, one in wrong.items()} == {"exports": "invoke deploy --env local"}
+
+
+def test_the_doctor_before_and_after_the_upload(cloud: Cloud) -> None:
+    assert doctor_lines(cloud, ExitCode.OK) == {}
+    aws, kept = cloud.aws, {}
+    for name in ("scripts/MANIFEST.sha256", "python-env/MANIFEST.json", "training-data/MANIFEST.json"):
+        key = f"cached-datasets/{name}"
+        kept[key] = aws.s3.get_object(Bucket=aws.bucket, Key=key)["Body"].read()
+        aws.s3.delete_object(Bucket=aws.bucket, Key=key)
+    try:
+        wrong = doctor_lines(cloud, ExitCode.NOT_READY)
+    finally:
+        for key, body in kept.items():
+            aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body)
+    assert {name: one["advice"] for name, one in wrong.items()} == {
+        "scripts": "invoke upload --env local",
+        "environment": "invoke build-env --env local && invoke upload --env local",
+        "data": "invoke upload --env local --data DIR",
+    }
+    assert cloud.keys("logs/doctor/") == set()
+    cloud.assert_nothing_left()
+
+
 @pytest.mark.parametrize("name", ["x;rm -rf ~", "../x", "logs"])
 def test_an_environment_that_is_no_name(cloud: Cloud, name: str) -> None:
     canary = cloud.home / "canary"
