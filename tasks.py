@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -273,32 +271,26 @@ def kill(
     run(commands.script_command("kill_training.sh", settings.environment, (), *flags), settings)
 
 
-@task(help={**ENV, **DRY, **JSON, "yes": "do not ask"})
+@task(
+    help={
+        "env": "only this environment; default: all of invoke.yaml, and what is found beside them",
+        **DRY,
+        **JSON,
+        "yes": "do not ask",
+    }
+)
 def reap(
     c: Context, env: str | None = None, dry_run: bool = False, yes: bool = False, json: bool = False
 ) -> None:
-    """End what nobody owns: instances of no live run, past their deadline or silent; free stale claims."""
-    from chronos_ec2.workstation.notices import Teller
-    from chronos_ec2.workstation.reap import Reaper, agreed
-    from chronos_ec2.workstation.reap import reap as reap_now
+    """End what nobody owns, in every environment: overdue and silent instances, and what they left behind."""
+    from chronos_ec2.workstation.reap import agreed
+    from chronos_ec2.workstation.reap_all import reap_everything
 
-    settings = settings_of(env)
     with clear_errors():
-        aws = Aws(settings)
-        reaper = Reaper(
-            aws.s3,
-            aws.ec2,
-            aws.bucket,
-            settings.environment,
-            stale_after=timedelta(minutes=settings.stale_minutes),
-            claim_patience=timedelta(seconds=settings.claim_patience_seconds),
-            out=sys.stderr,
-            tell=partial(Teller(settings, aws.topic_arn, aws.bucket).tell, "end"),
-        )
-        code = reap_now(
-            reaper,
-            settings.environment,
+        code = reap_everything(
+            env,
             out=sys.stdout,
+            err=sys.stderr,
             dry_run=dry_run,
             as_json=json,
             confirm=lambda: yes or agreed(),

@@ -207,6 +207,14 @@ def load_settings(
         raise SettingsError(f"setting for environment {name!r}: {error}") from error
 
 
+def environment_names(*, file: Path = SETTINGS_FILE) -> list[str]:
+    """Every environment of the settings file, in its order."""
+    return [
+        check_environment_name(str(name))
+        for name in _mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
+    ]
+
+
 def sibling_environments(
     settings: Settings, *, variables: Mapping[str, str] = os.environ, file: Path = SETTINGS_FILE
 ) -> list[str]:

@@ -194,7 +194,7 @@ class Lab:
             now=lambda: utc_now() + later,
             sleep=lambda _seconds: time.sleep(0.05),
         )
-        code = reap(reaper, ENVIRONMENT, out=out, dry_run=False, as_json=False, confirm=lambda: True)
+        code = reap(reaper, out=out, dry_run=False, as_json=False, confirm=lambda: True)
         return code, out.getvalue()
 
     def watch_once(self, *, later: timedelta = timedelta(0), url: str | None = None) -> dict[str, Any]:
