@@ -33,5 +33,6 @@ class ExitCode(IntEnum):
     LOCAL_CLOUD_DOWN = 29
     TOO_DEAR = 30
     NOT_READY = 31
+    RUN_INTERRUPTED = 32
     INTERRUPTED = 130
     TERMINATED = 143

@@ -20,11 +20,14 @@ def product($a; $b): if $a == null or $b == null then null else $a * $b end;
 
 def sum($a; $b): if $a == null or $b == null then null else $a + $b end;
 
+# Whether somebody else found that the machine was gone; an interrupted one mostly says it itself.
+def ended_unheard: .outcome == "lost" or (.outcome == "interrupted" and .exit_code == null);
+
 # No outside switch lets a machine live longer than 300 s past its deadline, however late it was found to be lost.
 def end_of_billing:
   (.ended_at | moment) as $ended
   | (.deadline | moment) as $deadline
-  | if .outcome == "lost" and $ended != null and $deadline != null then [$ended, $deadline + 300] | min else $ended end;
+  | if ended_unheard and $ended != null and $deadline != null then [$ended, $deadline + 300] | min else $ended end;
 
 def billed_seconds:
   ((.launched_at | moment) // (.started_at | moment)) as $start
@@ -64,9 +67,9 @@ def cost:
   | billed_seconds as $seconds
   | if $id == null and .outcome == "launch_failed" then
       {compute: 0, disk: 0, requests: 0, address: 0, total: 0, seconds: 0}
-    elif $id == null and (.outcome == "lost" or .outcome == "killed") then null
+    elif $id == null and (.outcome | IN("lost", "interrupted", "killed")) then null
     elif $seconds == null then null
-    else cost_of($seconds) + (if .outcome == "lost" and .end_seen != true then {at_most: true} else {} end) end;
+    else cost_of($seconds) + (if ended_unheard and .end_seen != true then {at_most: true} else {} end) end;
 
 # A run's record with `cost_usd`; without an end, or without prices, as it is.
 def with_cost:

@@ -10,6 +10,7 @@ source "$_stale_claim_lib_dir/workstation.sh"
 STALE_ETAG=''
 STALE_RUN=''
 STALE_STEP=''
+STALE_OUTCOME=''
 
 # Whether the state last read was written longer ago than a launch takes from its claim to its instance. <seconds>
 _claim_is_old() {
@@ -37,8 +38,10 @@ require_claimable() {
   STALE_RUN=$(jq -r .run_id <<<"$STATE_JSON")
   STALE_STEP=$(jq -r '.current_step | if test("^(step|epoch)_[0-9]+$") then "training" else . end' <<<"$STATE_JSON")
   fate=$(instance_fate "$environment" "$STALE_RUN" "$(jq -r '.instance_id // ""' <<<"$STATE_JSON")")
+  # shellcheck disable=SC2016  # a jq program
+  STALE_OUTCOME=$(jq -r --arg fate "$fate" 'if $fate == "taken" or .control.interruption then "interrupted" else "lost" end' <<<"$STATE_JSON")
   # EC2 shows a new instance only after a while: one that it does not know is proof only of an old claim.
-  if [[ $fate == gone ]] || { [[ $fate == missing ]] && _claim_is_old "$patience"; }; then
+  if [[ $fate == gone || $fate == taken ]] || { [[ $fate == missing ]] && _claim_is_old "$patience"; }; then
     log_warn "$holder. EC2 says that its instance is gone: the claim is stale, a launch takes it over"
     STALE_ETAG=$STATE_ETAG
     return 0
@@ -47,9 +50,24 @@ require_claimable() {
   return "$EXIT_HELD"
 }
 
+# Prints the step of the newest checkpoint in S3 that has its manifest, nothing when there is none. <bucket> <prefix>
+_saved_step() {
+  retry_with_backoff 3 aws s3api list-objects-v2 --bucket "$1" --prefix "$2" --output json || return 0
+  jq -r '[.Contents // [] | .[].Key | capture("/checkpoint-(?<step>[0-9]+)/manifest[.]json$").step | tonumber] | max // empty' \
+    <<<"$AWS_OUTPUT"
+}
+
 # Completes the record of the run whose claim was taken over, and drops what it had staged. <bucket> <env>
 settle_stale_run() {
-  finish_run_record "$1" "$2" "$STALE_RUN" lost "$STALE_STEP" \
-    "the instance was gone before the run had recorded its end" '' || true
+  local error='the instance was gone before the run had recorded its end' more='{}' saved=''
+  if [[ $STALE_OUTCOME == interrupted ]]; then
+    saved=$(_saved_step "$1" "$2/$STALE_RUN/checkpoints/")
+    error='interrupted: EC2 took the spot machine back before the run had recorded its end; no checkpoint was saved'
+    more="{\"checkpoint_step\": ${saved:-null}}"
+  fi
+  if [[ -n $saved ]]; then
+    error="${error%;*}; the checkpoint of step $saved is in S3, go on from it: invoke launch --env $2 --resume $STALE_RUN"
+  fi
+  finish_run_record "$1" "$2" "$STALE_RUN" "${STALE_OUTCOME:-lost}" "$STALE_STEP" "$error" '' "$more" || true
   drop_staged_states "$1" "$2" "$STALE_RUN"
 }

@@ -112,7 +112,8 @@ live_instances() {
     <<<"$AWS_OUTPUT"
 }
 
-# Prints what EC2 says of a run's instance: its state, `gone` when it has ended, `missing` when EC2 does not know it
+# Prints what EC2 says of a run's instance: its state, `gone` when it has ended, `taken` when it was a spot machine that
+# EC2 has taken back, `missing` when EC2 does not know it
 # (too young or too old to be shown), or `unknown` when EC2 cannot be asked.   <env> <run_id> <instance id or ''>
 instance_fate() {
   local found id=$3
@@ -131,7 +132,9 @@ instance_fate() {
     esac
     return 0
   fi
-  jq -r '[.Reservations[].Instances[].State.Name] | .[0] // "missing" | if . == "terminated" then "gone" else . end' <<<"$AWS_OUTPUT"
+  jq -r '[.Reservations[].Instances[]] | .[0] | if . == null then "missing"
+    elif .State.Name != "terminated" then .State.Name
+    elif .StateReason.Code? // "" | startswith("Server.SpotInstance") then "taken" else "gone" end' <<<"$AWS_OUTPUT"
 }
 
 # Prints a command as it could be typed. <argv…>

@@ -89,5 +89,5 @@ class Teller:
         # A run that had ended before anybody looked is no news.
         if sight.outcome is None:
             self._seen_alive.add(sight.run_id)
-        elif sight.outcome == "lost" and sight.run_id in self._seen_alive:
-            self.tell("end", sight.run_id, {"outcome": "lost"})
+        elif sight.outcome in ("lost", "interrupted") and sight.run_id in self._seen_alive:
+            self.tell("end", sight.run_id, {"outcome": sight.outcome})

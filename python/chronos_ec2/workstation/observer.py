@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chronos_ec2.errors import ChronosError, LocalCloudDown, StateUnreadable
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
+from chronos_ec2.workstation.next_step import ec2_warning
 from chronos_ec2.workstation.outcome import Fate, finish_record, instance_fate, phase_of_step
 from chronos_ec2.workstation.run_cost import cost_until, total_of
 from chronos_ec2.workstation.run_ids import check_run_id, list_run_ids, no_such_run, run_prefix
@@ -148,7 +149,7 @@ class Observer:
             current_step=state["current_step"],
             heartbeat_age_seconds=age.total_seconds(),
             phases=tuple(self._phases.values()),
-            detail=detail or state["error_message"],
+            detail=detail or state["error_message"] or ec2_warning(state),
             cost_at_deadline_usd=self._cost_at_deadline(document, state),
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.state.stored_checkpoints import list_stored
 from chronos_ec2.workstation.run_cost import with_cost
 from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
 
@@ -36,6 +37,7 @@ REASONS: Final[Mapping[str, str]] = {
     "Server.SpotInstanceShutdown": "AWS stopped the spot machine",
     "Server.SpotInstanceTermination": "AWS took the spot machine back",
 }
+_TAKEN_BACK: Final = frozenset({"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"})
 _MOMENT: Final = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 
 
@@ -48,12 +50,14 @@ class Fate:
         words: the same for a person.
         ended_at: when the last machine ended, if EC2 says.
         instance_ids: the machines that were found.
+        taken_back: whether EC2 took a spot machine back.
     """
 
     state: Literal["running", "gone", "unknown"]
     words: str
     ended_at: datetime | None = None
     instance_ids: tuple[str, ...] = ()
+    taken_back: bool = False
 
 
 def instance_fate(
@@ -89,7 +93,8 @@ def instance_fate(
         states = ", ".join(f"{instance['InstanceId']} is {instance['State']['Name']}" for instance in alive)
         return Fate("running", states, instance_ids=ids)
     ends = [moment for instance in found if (moment := _ended_at(instance)) is not None]
-    return Fate("gone", "; ".join(map(_reason, found)), max(ends, default=None), ids)
+    taken_back = any((instance.get("StateReason") or {}).get("Code") in _TAKEN_BACK for instance in found)
+    return Fate("gone", "; ".join(map(_reason, found)), max(ends, default=None), ids, taken_back)
 
 
 def _describe(
@@ -148,7 +153,9 @@ def finish_record(
 ) -> dict[str, Any] | None:
     """Complete run.json of a run whose machine is gone: `lost`, or `killed` if the state said so.
 
-    A run that never had a machine is `launch_failed`: its launcher ended before it got one.
+    It is `interrupted` when EC2 took the machine back before it could record that: by EC2's word, or by the
+    mark that the machine made in the state when it saw the notice. A run that never had a machine is
+    `launch_failed`: its launcher ended before it got one.
 
     An end that is already there is never touched: the write names the ETag it has read.
 
@@ -172,6 +179,8 @@ def finish_record(
         if record.get("outcome") or fate.state != "gone":
             return record
         ending = _ending(fate, record, state, now())
+        if ending["outcome"] == "interrupted":
+            ending |= _interruption(s3, bucket, f"{environment}/{run_id}/", ending, state or {})
         finished = with_cost({**record, **_machine(record, fate, state or {}), **ending})
         if put_json(s3, bucket, key, finished, if_match=found[1]):
             return finished
@@ -190,7 +199,31 @@ def _ending(
         return ended | {"outcome": "launch_failed", "failed_step": "launch", "error": error}
     error = f"{message}; {fate.words}" if message else fate.words
     step = phase_of_step(str(state["current_step"])) if state.get("current_step") else None
-    return ended | {"outcome": "killed" if killed else "lost", "failed_step": step, "error": error}
+    taken_back = fate.taken_back or (state.get("control") or {}).get("interruption") is not None
+    outcome = "killed" if killed else "interrupted" if taken_back else "lost"
+    return ended | {"outcome": outcome, "failed_step": step, "error": error}
+
+
+def _interruption(
+    s3: S3Client, bucket: str, prefix: str, ending: Mapping[str, Any], state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the machine would have written: how far it was, what is safe, how to go on."""
+    environment, run_id, _ = prefix.split("/")
+    match = re.fullmatch(r"step_(\d+)", str(state.get("current_step")))
+    try:
+        saved = next((one.step for one in list_stored(s3, bucket, prefix)), None)
+    except (ClientError, BotoCoreError):
+        saved = None  # whether it can go on is seen again by the launch that tries
+    if saved is None:
+        way = f"no checkpoint was saved: invoke launch --env {environment} starts over"
+    else:
+        way = f"the checkpoint of step {saved} is in S3, go on from it: "
+        way += f"invoke launch --env {environment} --resume {run_id}"
+    return {
+        "error": f"interrupted: {ending['error']}; {way}",
+        "interrupted_at_step": int(match[1]) if match else None,
+        "checkpoint_step": saved,
+    }
 
 
 def _machine(record: Mapping[str, Any], fate: Fate, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,12 +97,12 @@ def _cost(record: Mapping[str, Any]) -> dict[str, Any] | None:
     if _object(record.get("instance")).get("id") is None:
         if outcome == "launch_failed":
             return {**dict.fromkeys((*PARTS, "total"), 0), "seconds": 0}
-        if outcome in ("lost", "killed"):
+        if outcome in ("lost", "interrupted", "killed"):
             return None
     seconds = _billed_seconds(record)
     if seconds is None:
         return None
-    unseen = outcome == "lost" and record.get("end_seen") is not True
+    unseen = _ended_unheard(record) and record.get("end_seen") is not True
     return {
         **cost_of(record["price"], seconds, record.get("requests")),
         **({"at_most": True} if unseen else {}),
@@ -116,9 +116,15 @@ def _billed_seconds(record: Mapping[str, Any]) -> int | None:
     end, deadline = _moment(record.get("ended_at")), _moment(record.get("deadline"))
     if start is None or end is None:
         return None
-    if record.get("outcome") == "lost" and deadline is not None:
+    if _ended_unheard(record) and deadline is not None:
         end = min(end, deadline + SWITCH_MARGIN_SECONDS)
     return max(LEAST_SECONDS, end - start)
+
+
+def _ended_unheard(record: Mapping[str, Any]) -> bool:
+    """Whether somebody else found that the machine was gone; an interrupted one mostly says it itself."""
+    outcome = record.get("outcome")
+    return outcome == "lost" or (outcome == "interrupted" and record.get("exit_code") is None)
 
 
 def _request_cost(price: Mapping[str, Any], counts: object, hours: float) -> float | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
+from chronos_ec2.workstation.next_step import unfinished
 from chronos_ec2.workstation.outcome import finish_record, instance_fate
 from chronos_ec2.workstation.run_cost import cost_text, cost_until
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_s3 import S3Client
 
+_STEPS: Final = ("interrupted_at_step", "checkpoint_step", "resumed_from_step")
 QUIET: Final = timedelta(seconds=60)
 _HEADINGS: Final = (
     "RUN",
@@ -40,10 +42,12 @@ class RunRecord:
     """One run as its records tell it.
 
     Attributes:
-        outcome: running, succeeded, failed, killed, lost, launch_failed, or unknown.
+        outcome: running, succeeded, failed, interrupted, killed, lost, launch_failed, or unknown.
         current_step: where the run is now, while it is running.
         cost_usd: as in run.json; up to now for a run that goes on; None where nobody knows.
         wql, baseline_wql: the model's weighted quantile loss, and the seasonal-naive forecast's.
+        interrupted_at_step, checkpoint_step: how far it had come, and what of that is safe in S3.
+        resume_from, resumed_from_step: the run that it went on from, and where.
         problem: what is wrong with the record itself, for a person.
     """
 
@@ -61,6 +65,10 @@ class RunRecord:
     baseline_wql: float | None = None
     instance_type: str | None = None
     instance_id: str | None = None
+    interrupted_at_step: int | None = None
+    checkpoint_step: int | None = None
+    resume_from: str | None = None
+    resumed_from_step: int | None = None
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -190,6 +198,8 @@ def parse_record(
         baseline_wql=baseline,
         instance_type=_text(machine.get("type")) or _text(state.get("instance_type")),
         instance_id=_text(machine.get("id")) or _text(state.get("instance_id")),
+        resume_from=_text(document.get("resume_from")),
+        **{name: _step(document.get(name)) for name in _STEPS},
         problem="run.json has no end, and no state file holds the run" if outcome == "unknown" else None,
     )
 
@@ -200,6 +210,10 @@ def _cost(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _step(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(value: object) -> str | None:
@@ -253,6 +267,8 @@ def print_runs(records: Sequence[RunRecord], out: TextIO, *, as_json: bool = Fal
     for record in records:
         if record.problem:
             out.write(f"{record.run_id}: {record.problem}\n")
+    for line in unfinished(records):
+        out.write(f"{line}\n")
 
 
 def _row(record: RunRecord) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ OUTCOME_CODES: Final[Mapping[str, ExitCode]] = {
     "failed": ExitCode.RUN_FAILED,
     "killed": ExitCode.RUN_KILLED,
     "lost": ExitCode.RUN_LOST,
+    "interrupted": ExitCode.RUN_INTERRUPTED,
     "launch_failed": ExitCode.LAUNCH_REFUSED,
 }
 UNKNOWN_LIMIT: Final = timedelta(minutes=4)

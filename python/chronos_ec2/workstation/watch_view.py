@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from chronos_ec2.state.clock import to_text
+from chronos_ec2.workstation.next_step import next_command
 from chronos_ec2.workstation.run_cost import cost_parts_text, cost_text, total_of
 from chronos_ec2.workstation.runs import RunRecord
 from chronos_ec2.workstation.words import money_text, span_text
@@ -24,6 +25,7 @@ _COLOURS: Final = {
     "stalled": "yellow",
     "gone": "red",
     "orphaned": "red",
+    "interrupted": "yellow",
     "unknown": "yellow",
     "corrupt": "red",
 }
@@ -156,9 +158,10 @@ def summary(sight: Sight) -> Iterator[str]:
         beside = f" (seasonal naive {record.baseline_wql:.4f})" if record.baseline_wql is not None else ""
         yield f"  WQL: {record.wql:.4f}{beside}"
     yield f"  files: {sight.results}"
-    selected = f"--env {sight.environment} --run {record.run_id}"
-    verb = "fetch" if record.outcome == "succeeded" else "logs"
-    yield f"  next: invoke {verb} {selected}"
+    if record.resume_from:
+        where = "" if record.resumed_from_step is None else f"step {record.resumed_from_step} of "
+        yield f"  went on from: {where}run {record.resume_from}"
+    yield f"  next: {next_command(record)}"
 
 
 def printable(text: str) -> str:

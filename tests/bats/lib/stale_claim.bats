@@ -47,6 +47,21 @@ claim_without_instance() {
   assert_effects
 }
 
+@test "a claim is known to have been interrupted by EC2's word, or by the mark that the machine made" {
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc terminated "$OLD" \
+    | jq -c '.StateReason.Code = "Server.SpotInstanceTermination"')")"
+  require_claimable a-bucket dev 300 2>/dev/null
+  assert_equal "$STALE_OUTCOME" interrupted
+  put_object a-bucket dev/system-state.json "$(state_body training step_7 | jq -c '.control.interruption = {}')"
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc terminated "$OLD")")"
+  require_claimable a-bucket dev 300 2>/dev/null
+  assert_equal "$STALE_OUTCOME" interrupted
+  put_state training step_7
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc terminated "$OLD")")"
+  require_claimable a-bucket dev 300 2>/dev/null
+  assert_equal "$STALE_OUTCOME" lost
+}
+
 @test "an old claim whose instance EC2 does not know is stale" {
   aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound
   run --separate-stderr -0 look
@@ -112,6 +127,23 @@ settle() {
   run --separate-stderr -0 settle
   assert_effects "put-object dev/$OLD/run.json if-match"
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'lost training null'
+}
+
+@test "an interrupted run is recorded as such, with the step that is safe and the way on" {
+  STALE_OUTCOME=interrupted
+  put_object a-bucket "dev/$OLD/checkpoints/checkpoint-9/manifest.json" '{}'
+  put_object a-bucket "dev/$OLD/checkpoints/checkpoint-100/manifest.json" '{}'
+  put_object a-bucket "dev/$OLD/checkpoints/checkpoint-110/state.npz" 'half'
+  run --separate-stderr -0 settle
+  assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.checkpoint_step)"' 'interrupted training 100'
+  assert_regex "$(run_record_now | jq -r .error)" "step 100 is in S3, go on from it: invoke launch --env dev --resume $OLD\$"
+}
+
+@test "an interrupted run that had saved nothing says so" {
+  STALE_OUTCOME=interrupted
+  run --separate-stderr -0 settle
+  assert_json "$(run_record_now)" '"\(.outcome) \(.checkpoint_step)"' 'interrupted null'
+  assert_regex "$(run_record_now | jq -r .error)" 'no checkpoint was saved$'
 }
 
 @test "a record that somebody has deleted does not spoil the take-over" {

@@ -1,0 +1,48 @@
+"""What a person may want to do next with a run that has ended, as a command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chronos_ec2.workstation.runs import RunRecord
+
+
+def next_command(record: RunRecord) -> str:
+    """Fetch what succeeded, go on with what was interrupted, look at the log of the rest."""
+    if record.outcome == "interrupted":
+        return way_on(record)
+    verb = "fetch" if record.outcome == "succeeded" else "logs"
+    return f"invoke {verb} --env {record.environment} --run {record.run_id}"
+
+
+def ec2_warning(state: Mapping[str, Any]) -> str | None:
+    """What EC2 has told a spot machine, by the marks that the machine makes in the state file."""
+    control = state.get("control") or {}
+    if isinstance(notice := control.get("interruption"), dict):
+        return f"EC2 takes the spot machine back at {notice.get('time')}; it is saving"
+    if hint := control.get("rebalance_recommended_at"):
+        return f"EC2 said at {hint} that it may take the spot machine back"
+    return None
+
+
+def way_on(record: RunRecord) -> str:
+    """The launch that goes on with a run: from its own checkpoint, else from the run it went on from."""
+    source = record.run_id if record.checkpoint_step is not None else record.resume_from
+    return f"invoke launch --env {record.environment}" + (f" --resume {source}" if source else "")
+
+
+def unfinished(records: Sequence[RunRecord]) -> list[str]:
+    """A line for every interrupted run that no other run has gone on from, newest first."""
+    taken_up = {record.resume_from for record in records}
+    lines = []
+    for record in records:
+        if record.outcome != "interrupted" or record.run_id in taken_up:
+            continue
+        where = f" at step {record.interrupted_at_step}" if record.interrupted_at_step is not None else ""
+        step = record.checkpoint_step
+        saved = "nothing saved" if step is None else f"saved up to step {step}"
+        lines.append(f"{record.run_id}: interrupted{where}, {saved}; go on: {way_on(record)}")
+    return lines
