@@ -93,6 +93,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
 
     from chronos_ec2.local_cloud import instance_host, interruptions
     from chronos_ec2.local_cloud.gaps import (
+        access_control,
         capacity,
         client_token,
         conditional_writes,
@@ -120,6 +121,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     host = instance_host.install(home, hardware, capacity.install(home.capacity))
     answer.running = host.running
     interruption_page.host = host
+    access_control.install()
     conditional_writes.install()
     ranged_reads.install()
     client_token.install()

@@ -37,10 +37,18 @@ _NETWORK: Final[dict[str, Any]] = {
         "Properties": {"GroupDescription": "none", "VpcId": {"Ref": "Vpc"}},
     },
 }
+_ANYTHING: Final = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+}
 _ROLE: Final[dict[str, Any]] = {
     "Role": {
         "Type": "AWS::IAM::Role",
-        "Properties": {"AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []}},
+        "Properties": {
+            "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []},
+            # The role's real rights are tests/e2e's subject.
+            "Policies": [{"PolicyName": "all", "PolicyDocument": _ANYTHING}],
+        },
     },
     "Profile": {
         "Type": "AWS::IAM::InstanceProfile",

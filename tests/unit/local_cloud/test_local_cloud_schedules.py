@@ -67,7 +67,11 @@ def make_role(
     if condition:
         statement["Condition"] = {"StringEquals": condition}
     trust = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    return str(iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"])
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]
+    leave = {"Effect": "Allow", "Action": "ec2:TerminateInstances", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [leave]})
+    iam.put_role_policy(RoleName=name, PolicyName="leave", PolicyDocument=policy)
+    return str(role["Arn"])
 
 
 @pytest.fixture(scope="module")
