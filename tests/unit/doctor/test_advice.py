@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import pytest
 from botocore import xform_name
 
@@ -21,6 +20,7 @@ from chronos_ec2.workstation.settings import KEYS, REPOSITORY
 
 from . import test_capacity, test_here, test_inputs, test_stack
 from .case import Case
+from .fake_aws import operations
 
 
 def load_tasks() -> dict[str, Any]:
@@ -73,8 +73,10 @@ def problem_of_aws(words: list[str]) -> str:
     if names[:2] in AWS_BUT_NO_API or names[:1] in AWS_BUT_NO_API:
         return ""
     service, operation = names[:2]
-    model = botocore.session.Session().get_service_model("s3" if service == "s3api" else service)
-    by_name = {xform_name(name, "-"): model.operation_model(name) for name in model.operation_names}
+    by_name = {
+        name.replace("_", "-"): model
+        for name, model in operations("s3" if service == "s3api" else service).items()
+    }
     if operation not in by_name:
         return f"{service} has no {operation}"
     members = by_name[operation].input_shape.members if by_name[operation].input_shape else {}

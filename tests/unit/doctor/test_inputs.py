@@ -110,6 +110,19 @@ def staged(world: World) -> None:
         world.put(f"dev/system-state.json.tmp-{number}", b"{}")
 
 
+def forgotten_switch(world: World) -> None:
+    world.plan["scheduler", "list_schedules"] = {"Schedules": [{"Name": f"chronos-dev-{RUN}"}]}
+
+
+def forgotten_disk(world: World) -> None:
+    disk = {"VolumeId": "vol-1", "CreateTime": NOW - timedelta(days=1), "Size": 100}
+    world.plan["ec2", "describe_volumes"] = {"Volumes": [disk]}
+
+
+def unseen_disks(world: World) -> None:
+    world.aws.deny("ec2", "describe_volumes", "UnauthorizedOperation")
+
+
 def overdue(world: World) -> None:
     deadline = to_text(NOW - timedelta(minutes=1))
     control = {"revision": 1, "writer": "w", "deadline": deadline, "attempt": 1}
@@ -255,8 +268,18 @@ CASES = [
     ),
     Case("leftovers", "none", as_is, OK, "nothing that nobody owns"),
     Case("leftovers", "a run that is well", held(), OK, "nothing that nobody owns"),
-    Case("leftovers", "an orphan", orphan, ERROR, f"{INSTANCE} belongs to no live run: it bills", REAP),
-    Case("leftovers", "a run past its deadline", overdue, ERROR, f"{INSTANCE} is past its deadline", REAP),
+    Case("leftovers", "an orphan", orphan, ERROR, f"{INSTANCE}: belongs to no live run; it bills", REAP),
+    Case("leftovers", "a disk", forgotten_disk, ERROR, "vol-1: 100 GB that no instance uses; it bills", REAP),
+    Case("leftovers", "a switch", forgotten_switch, WARNING, "an outside switch of no live run", REAP),
+    Case(
+        "leftovers",
+        "nobody can see",
+        unseen_disks,
+        WARNING,
+        "volumes: could not be listed: AWS refused DescribeVolumes",
+        "invoke reap --env dev --dry-run (to see the rest)",
+    ),
+    Case("leftovers", "a run past its deadline", overdue, ERROR, f"{INSTANCE}: is past its deadline", REAP),
     Case("leftovers", "staged states", staged, WARNING, "staged and never published, and 1 more", REAP),
 ]
 

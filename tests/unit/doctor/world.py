@@ -164,6 +164,8 @@ def healthy_plan() -> dict[tuple[str, str], Any]:
         },
         ("ec2", "describe_instance_type_offerings"): {"InstanceTypeOfferings": offers},
         ("ec2", "describe_instances"): {"Reservations": []},
+        ("ec2", "describe_volumes"): {"Volumes": []},
+        ("ec2", "describe_spot_instance_requests"): {"SpotInstanceRequests": []},
         ("service-quotas", "get_service_quota"): {"Quota": {"Value": 8.0}},
         ("service-quotas", "list_requested_service_quota_change_history_by_quota"): {"RequestedQuotas": []},
         ("ssm", "get_parameter"): {"Parameter": {"Value": "ami-1"}},
@@ -181,12 +183,19 @@ def dev_settings() -> Settings:
     return load_settings("dev", variables={})
 
 
+@functools.cache
 def uploaded_scripts() -> dict[str, bytes]:
     """What `invoke upload` sends of scripts and tools."""
     return {
         **{name: path.read_bytes() for name, path in instance_scripts(REPOSITORY).items()},
         "bin/jq": b"jq",
     }
+
+
+@functools.cache
+def scripts_manifest() -> bytes:
+    sums = [f"{hashlib.sha256(body).hexdigest()}  {name}\n" for name, body in uploaded_scripts().items()]
+    return "".join(sums).encode()
 
 
 def locked_packages() -> dict[str, str]:
@@ -232,11 +241,9 @@ class World:
 
     def upload(self) -> None:
         """Everything that `invoke upload` sends, with bodies of the right size."""
-        scripts = uploaded_scripts()
-        sums = [f"{hashlib.sha256(body).hexdigest()}  {name}\n" for name, body in scripts.items()]
-        for name, body in scripts.items():
+        for name, body in uploaded_scripts().items():
             self.put(f"cached-datasets/scripts/{name}", body)
-        self.put("cached-datasets/scripts/MANIFEST.sha256", "".join(sums).encode())
+        self.put("cached-datasets/scripts/MANIFEST.sha256", scripts_manifest())
         self.environment_manifest()
         self.put("cached-datasets/python-env/env.tar.gz", bytes(1000))
         self.data_manifest()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from chronos_ec2.errors import StateUnreadable
 from chronos_ec2.state.clock import from_text
@@ -12,9 +12,11 @@ from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 from chronos_ec2.workstation.outcome import instance_fate
 from chronos_ec2.workstation.reap import Reaper
-from chronos_ec2.workstation.reap_plan import Action
 from chronos_ec2.workstation.run_ids import active_state
+from chronos_ec2.workstation.switch_service import OutsideSwitches
 from chronos_ec2.workstation.words import span_text
+
+_BILLING: Final = ("terminate", "delete", "cancel")
 
 
 def holder(facts: Facts) -> list[Finding]:
@@ -55,11 +57,29 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def reap_actions(facts: Facts) -> Sequence[Action]:
-    """What `invoke reap` would do."""
+def leftovers(facts: Facts) -> list[Finding]:
+    """What runs or lies about and belongs to nobody, as `invoke reap` sees it."""
+    environment = facts.settings.environment
+    survey, actions = _reaper(facts).plan()
+    todo = [action for action in actions if action.kind != "leave"]
+    if not todo and survey.unseen:
+        what, why = survey.unseen[0]
+        return [warning(f"{what}: {why}", f"invoke reap --env {environment} --dry-run (to see the rest)")]
+    if not todo:
+        return [ok("nothing that nobody owns")]
+    billing = [action for action in todo if action.kind in _BILLING]
+    first = (billing or todo)[0]
+    text = f"{first.what}: {first.why}" + (f", and {len(todo) - 1} more" if len(todo) > 1 else "")
+    advice = f"invoke reap --env {environment}"
+    return [error(f"{text}; it bills", advice) if billing else warning(text, advice)]
+
+
+def _reaper(facts: Facts) -> Reaper:
     settings = facts.settings
     facts.identity()
-    reaper = Reaper(
+    group, role = facts.exports().get("ScheduleGroupName"), facts.exports().get("SchedulerRoleArn")
+    switches = OutsideSwitches(facts.client("scheduler"), group, role) if group and role else None
+    return Reaper(
         facts.client("s3"),
         facts.client("ec2"),
         facts.bucket,
@@ -67,19 +87,7 @@ def reap_actions(facts: Facts) -> Sequence[Action]:
         stale_after=timedelta(minutes=settings.stale_minutes),
         claim_patience=timedelta(seconds=settings.claim_patience_seconds),
         out=io.StringIO(),
+        switches=switches,
+        region=settings.region,
         now=facts.now,
     )
-    return reaper.plan()[1]
-
-
-def leftovers(facts: Facts, plan: Callable[[Facts], Sequence[Action]] = reap_actions) -> list[Finding]:
-    """What runs or lies about and belongs to nobody."""
-    actions = [action for action in plan(facts) if action.kind != "leave"]
-    if not actions:
-        return [ok("nothing that nobody owns")]
-    instances = [action for action in actions if action.kind == "terminate"]
-    shown = instances or actions
-    more = f", and {len(actions) - 1} more" if len(actions) > 1 else ""
-    text = f"{shown[0].what} {shown[0].why}{more}"
-    advice = f"invoke reap --env {facts.settings.environment}"
-    return [error(f"{text}: it bills", advice) if instances else warning(text, advice)]
