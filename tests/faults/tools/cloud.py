@@ -55,7 +55,28 @@ _ROLE: Final[dict[str, Any]] = {
         "Properties": {"InstanceProfileName": "ChronosTrainingInstanceProfile", "Roles": [{"Ref": "Role"}]},
     },
 }
+_SWITCH: Final[dict[str, Any]] = {
+    "SwitchGroup": {"Type": "AWS::Scheduler::ScheduleGroup", "Properties": {"Name": "ChronosTraining"}},
+    "SwitchRole": {
+        "Type": "AWS::IAM::Role",
+        "Properties": {
+            "AssumeRolePolicyDocument": {
+                "Version": "2012-10-17",
+                "Statement": [
+                    {
+                        "Effect": "Allow",
+                        "Action": "sts:AssumeRole",
+                        "Principal": {"Service": "scheduler.amazonaws.com"},
+                    }
+                ],
+            },
+            "Policies": [{"PolicyName": "all", "PolicyDocument": _ANYTHING}],
+        },
+    },
+}
 _EXPORTS: Final = {
+    "ScheduleGroupName": {"Ref": "SwitchGroup"},
+    "SchedulerRoleArn": {"Fn::GetAtt": ["SwitchRole", "Arn"]},
     "BucketName": {"Ref": "Bucket"},
     "SubnetIds": {"Ref": "Subnet"},
     "SecurityGroupId": {"Fn::GetAtt": ["Group", "GroupId"]},
@@ -110,7 +131,7 @@ def furnish(aws: Aws, python: str, folder: Path) -> None:
         name: {"Value": value, "Export": {"Name": f"ChronosTraining-{name}"}}
         for name, value in _EXPORTS.items()
     }
-    template = {"Resources": {**bucket, **_NETWORK, **_ROLE}, "Outputs": outputs}
+    template = {"Resources": {**bucket, **_NETWORK, **_ROLE, **_SWITCH}, "Outputs": outputs}
     aws.client("cloudformation").create_stack(StackName="ChronosTraining", TemplateBody=json.dumps(template))
     upload.upload_scripts(aws.s3, aws.bucket, REPOSITORY)
     _upload_environment(aws, python)
