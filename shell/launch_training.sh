@@ -147,7 +147,7 @@ after_acceptance() {
   if [[ $(setting outside_switch) != true ]]; then return 0; fi
   switch_tried=true
   if arm_outside_switch "$exports" "$environment" "$run_id" "$1" "$(jq -r .deadline "$work/run.json")"; then return 0; fi
-  problem='the outside switch cannot be armed, so the instance was terminated'
+  problem="the outside switch cannot be armed, so the instance was terminated: $AWS_ERROR_TEXT"
   return "$EXIT_LAUNCH_REFUSED"
 }
 

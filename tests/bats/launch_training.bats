@@ -24,15 +24,20 @@ plan_cli() { aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{
 
 plan_credentials() { aws_plan 'sts get-caller-identity *' --out '{"Arn":"arn:aws:iam::123456789012:user/ada"}'; }
 
+# What the stack exports for outside switches; nothing when `bare` is set.
+switch_exports() {
+  if [[ -n ${bare:-} ]]; then return 0; fi
+  printf ',{"Name":"ChronosTraining-ScheduleGroupName","Value":"ChronosTraining"}'
+  printf ',{"Name":"ChronosTraining-SchedulerRoleArn","Value":"arn:aws:iam::123456789012:role/Switch"}'
+}
+
 plan_exports() {
   if [[ -n ${topic:-} ]]; then
     aws_plan "sns list-subscriptions-by-topic --topic-arn $topic --output json" --out '{"Subscriptions": [{}]}'
   fi
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},{"Name":"ChronosTraining-SecurityGroupId","Value":"sg-1"},
-    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"},
-    {"Name":"ChronosTraining-ScheduleGroupName","Value":"ChronosTraining"},
-    {"Name":"ChronosTraining-SchedulerRoleArn","Value":"arn:aws:iam::123456789012:role/Switch"}'"${topic:+,
+    {"Name":"ChronosTraining-InstanceProfileName","Value":"ChronosTrainingInstanceProfile"}'"$(switch_exports)${topic:+,
     {\"Name\":\"ChronosTraining-TopicArn\",\"Value\":\"$topic\"\}}]}"
 }
 
@@ -253,7 +258,7 @@ TABLE
 # -- the launch -------------------------------------------------------------------------------------------------
 
 @test "launches: claims, writes the run's files, runs one instance, records it, and says what to do next" {
-  local line argv token kind comma=''
+  local line argv token kind comma='' request
   plan_checks
   # shellcheck disable=SC2016  # the fake expands it
   plan_instance --before 'for word; do if [[ $word == file://* ]]; then cp "${word#file://}" "$FAKE_AWS_DIR/user_data"; fi; done'
@@ -270,6 +275,11 @@ TABLE
     'null i-0new g4dn.2xlarge ami-0ssm arn:aws:iam::123456789012:user/ada 26115'
   assert_json "$(run_record_now "$ours")" '"\(.scripts_sha256) \(.environment_archive.key)"' \
     "$(printf 'digests of scripts' | sha256sum | cut -d' ' -f1) cached-datasets/python-env/chronos-venv-3.11.tar.gz"
+  request=$(sed -n 's/^scheduler create-schedule --cli-input-json \(.*\) --client-token .*/\1/p' "$FAKE_AWS_DIR/calls.plain")
+  assert_json "$request" '"\(.Name) \(.GroupName) \(.Target.RoleArn) \(.Target.Input)"' \
+    "chronos-dev-$ours ChronosTraining arn:aws:iam::123456789012:role/Switch {\"InstanceIds\":[\"i-0new\"]}"
+  assert_json "$request" '.ScheduleExpression | ltrimstr("at(") | rtrimstr(")") + "Z" | fromdateiso8601 - 300 | todateiso8601' \
+    "$(run_record_now "$ours" | jq -r .deadline)"
   token=$(printf '%s' "$ours|g4dn.2xlarge|subnet-1|on-demand|1" | sha256sum | cut -c1-64)
   line=$(grep '^ec2 run-instances ' "$FAKE_AWS_DIR/calls")
   eval "argv=($line)"
@@ -346,14 +356,17 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 }
 
 @test "a setting of this run reaches the instance, the run's files and the volume" {
+  bare=true
   plan_checks
   plan_instance
-  launch --env dev --set instance_type=g5.xlarge --set volume_gb=200 --set max_steps=7
+  launch --env dev --set instance_type=g5.xlarge --set volume_gb=200 --set max_steps=7 --set outside_switch=false
   assert_success
   learn_run_id
   assert_equal "$(count_calls 'ec2 run-instances * --instance-type g5.xlarge *"VolumeSize":200,*')" 1
   assert_json "$(run_record_now "$ours")" '"\(.instance.type) \(.config.training_config.max_steps)"' 'g5.xlarge 7'
   assert_regex "$(cat "$(object a-bucket "dev/$ours/config.yaml")")" 'max_steps: 7'
+  refute_called 'scheduler *'
+  assert_json "$(run_record_now "$ours")" .switches.outside null
 }
 
 @test "--dry-run prints the user data and every call that would change something, and changes nothing" {
@@ -548,6 +561,34 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_regex "$(run_record_now "$ours" | jq -r .error)" '^no pool has capacity .*InsufficientInstanceCapacity'
   assert_json "$(run_record_now "$ours")" '[.attempts[] | "\(.zone) \(.market)"] | join("; ")' 'us-east-1a on-demand; us-east-1b on-demand'
   assert_no_temporary_files
+}
+
+@test "an instance that cannot have its outside switch is terminated: exit code 17, the claim is given back, run.json says why" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --out '{"Instances":[{"InstanceId":"i-0new"}]}'
+  aws_plan 'scheduler create-schedule *' --error AccessDeniedException
+  aws_plan 'ec2 terminate-instances --instance-ids i-0new *' --out '{}'
+  aws_plan 'scheduler delete-schedule *' --error ResourceNotFoundException
+  launch --env dev
+  assert_failure 17
+  assert_regex "$stderr" 'you need scheduler:CreateSchedule, .*, and iam:PassRole on .*; or go without it: --set outside_switch=false'
+  learn_run_id
+  assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances terminate-instances "${GIVE_BACK[@]}"
+  assert_equal "$(state_now)" ''
+  assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.exit_code) \(.error)"' \
+    'launch_failed 17 the outside switch cannot be armed, so the instance was terminated:  An error occurred (AccessDeniedException) when calling the operation: the fake says so '
+}
+
+@test "a stack without a group for outside switches is exit code 11, before anything is claimed" {
+  bare=true
+  plan_cli
+  plan_credentials
+  plan_exports
+  plan_ami
+  launch --env dev
+  assert_failure 11
+  assert_regex "$stderr" 'run invoke deploy again, or go without it: --set outside_switch=false'
+  assert_effects
 }
 
 @test "a run's file that may not be written: exit code 15, no instance, the claim is given back" {
