@@ -48,7 +48,7 @@ AWS_BUT_NO_API = {("configure",), ("configure", "sso"), ("configure", "list"), (
 def commands(advice: str) -> list[list[str]]:
     """The commands in an advice, without the remarks in brackets and the variables before them."""
     bare = re.sub(r"\([^()]*\)", "", advice)
-    found = [shlex.split(part) for part in bare.split("&&")]
+    found = [shlex.split(part) for part in re.split(r"&&|; or ", bare)]
     return [[word for word in words if not re.match(r"[A-Z_]+=", word)] for words in found]
 
 
@@ -114,6 +114,7 @@ def test_an_advice_can_be_followed(advice: str) -> None:
         ("invoke deploy --environment dev", "environment"),
         ("invoke launch --set volume=3 (really)", "volume"),
         ("invoke deploy --env dev && invoke uplode", "uplode is no task"),
+        ("aws configure; or aws account enable-regions", "account has no enable-regions"),
         ("aws ec2 create-rout --gateway-id x", "ec2 has no create-rout"),
         ("aws ec2 create-route --gateway x", "gateway"),
         ("set instance_typ for dev", "instance_typ is no setting"),

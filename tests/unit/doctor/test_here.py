@@ -141,6 +141,14 @@ CASES = [
         "the account's root user",
         "aws configure sso (or keys of an IAM user: aws configure)",
     ),
+    Case(
+        "credentials",
+        "refused, perhaps by a region that is not enabled",
+        caller(refusal("InvalidClientTokenId")),
+        ERROR,
+        "AWS refused the credentials (InvalidClientTokenId)",
+        f"{LOGIN}; or aws account enable-region --region-name us-east-1, should us-east-1 not be enabled",
+    ),
     Case("credentials", "none", caller(NO_CREDENTIALS), ERROR, "no AWS credentials", LOGIN),
     Case(
         "credentials",
@@ -167,6 +175,7 @@ CASES = [
         "look at the network, and at region (us-east-1) in invoke.yaml",
     ),
     Case("clock", "agrees", clock_ahead(29), OK, "agrees with AWS's"),
+    Case("clock", "off by half a minute", clock_ahead(30), WARNING, "30 s ahead of AWS's", SET_CLOCK),
     Case("clock", "off by a minute", clock_ahead(60), WARNING, "1 min 00 s ahead of AWS's", SET_CLOCK),
     Case("clock", "off by 5 minutes", clock_ahead(-300), ERROR, "5 min 00 s behind AWS's", SET_CLOCK),
     Case(

@@ -73,6 +73,14 @@ def volume(gib: int, image_gib: int = 50, **changes: Any) -> Callable[[World], o
     return arrange
 
 
+def filled_to_the_last_block(image_gib: int, environment_gib: int) -> Callable[[World], object]:
+    def arrange(world: World) -> None:
+        volume(image_gib + environment_gib, image_gib, min_free_disk_gb=0)(world)
+        world.environment_manifest(unpacked_bytes=(environment_gib << 30) - 1000)  # its archive has 1000
+
+    return arrange
+
+
 def much_data(world: World) -> None:
     world.data_manifest(size=80_000_000_000)
 
@@ -216,6 +224,16 @@ CASES = [
         ERROR,
         "volume_gb is 40, and the image alone needs 50: EC2 would refuse",
         "invoke launch --env dev --set volume_gb=50 (or set it in invoke.yaml)",
+    ),
+    Case("disk", "full with the image", filled_to_the_last_block(8, 4), OK, "volume_gb 12 for image"),
+    Case("disk", "full without one", filled_to_the_last_block(0, 12), OK, "volume_gb 12 for image"),
+    Case(
+        "disk",
+        "as large as the image",
+        volume(50),
+        WARNING,
+        "volume_gb 50 for image (up to 50 GiB)",
+        "invoke launch --env dev --set volume_gb=75 (or set it in invoke.yaml)",
     ),
     Case(
         "disk",

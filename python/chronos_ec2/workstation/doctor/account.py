@@ -37,7 +37,11 @@ def _without_credentials(facts: Facts, cause: Exception) -> Finding:
         return error(text, "invoke local.start")
     if isinstance(cause, NoCredentials):
         named = f" --profile {profile}" if profile else ""
-        return error(text, f"aws configure{named} (with single sign-on: aws sso login{named})")
+        advice = f"aws configure{named} (with single sign-on: aws sso login{named})"
+        if "InvalidClientTokenId" in text:  # also what a region says that the account has not enabled
+            region = facts.settings.region
+            advice += f"; or aws account enable-region --region-name {region}, should {region} not be enabled"
+        return error(text, advice)
     return error(text, f"look at the network, and at region ({facts.settings.region}) in invoke.yaml")
 
 
