@@ -7,6 +7,7 @@ from constructs import Construct
 
 from chronos_cdk.alarms import LifetimeAlarms
 from chronos_cdk.identity import PROJECT_TAG_VALUE, InstanceIdentity
+from chronos_cdk.launcher import LauncherPolicy
 from chronos_cdk.network import TrainingNetwork
 from chronos_cdk.notices import Notices
 from chronos_cdk.outside_switch import OutsideSwitch
@@ -44,6 +45,15 @@ class ChronosTrainingStack(cdk.Stack):
             self, "Identity", bucket=storage.bucket, environments=settings.environments, notices=notices
         )
         switch = OutsideSwitch(self, "OutsideSwitch")
+        launcher = LauncherPolicy(
+            self,
+            "Launcher",
+            bucket=storage.bucket,
+            network=network,
+            identity=identity,
+            switch=switch,
+            notices=notices,
+        )
         if settings.alarm_hours:
             LifetimeAlarms(
                 self,
@@ -61,6 +71,7 @@ class ChronosTrainingStack(cdk.Stack):
         self._export("ScheduleGroupName", switch.group.ref)
         self._export("SchedulerRoleArn", switch.role.role_arn)
         self._export("TopicArn", notices.topic.topic_arn)
+        self._export("LauncherPolicyArn", launcher.policy.managed_policy_arn)
         self._say_what_destroy_keeps(storage.bucket.bucket_name)
 
     def _export(self, name: str, value: str) -> None:

@@ -25,6 +25,7 @@ FREE = {
     "AWS::S3::BucketPolicy": "bucket policies are not billed",
     "AWS::IAM::Role": "IAM is free",
     "AWS::IAM::InstanceProfile": "IAM is free",
+    "AWS::IAM::ManagedPolicy": "IAM is free",
     "AWS::Scheduler::ScheduleGroup": "groups and schedules are free, and 14 million invocations a month",
     "AWS::SNS::Topic": "topics are free, and a million publications a month; a KMS key is not",
     "AWS::SNS::TopicPolicy": "part of the topic",

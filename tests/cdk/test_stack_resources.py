@@ -150,6 +150,7 @@ def test_exports_are_what_a_launch_reads(custom_template: dict[str, Any]) -> Non
         "InstanceProfileName": "AWS::IAM::InstanceProfile",
         "ScheduleGroupName": "AWS::Scheduler::ScheduleGroup",
         "TopicArn": "AWS::SNS::Topic",
+        "LauncherPolicyArn": "AWS::IAM::ManagedPolicy",
     }
     assert exported.keys() == {*kinds, "SubnetIds", "SecurityGroupId", "SchedulerRoleArn"}
     for name, kind in kinds.items():

@@ -18,8 +18,8 @@ ROLE = "arn:aws:iam::123456789012:role/x"
 class Account:
     """One tagged instance, one profile."""
 
-    def instance_context(self, instance_id: str) -> dict[str, tuple[str, ...]]:
-        return {"ec2:resourcetag/project": ("P",)} if instance_id == "i-1" else {}
+    def context_of(self, resource_id: str) -> dict[str, tuple[str, ...]]:
+        return {"ec2:resourcetag/project": ("P",)} if resource_id == "i-1" else {}
 
     def role_in_profile(self, profile: str) -> str:
         return ROLE if profile == "profile" else "*"
@@ -105,6 +105,11 @@ TARGET = {"RoleArn": ROLE}
         (
             ("ec2", "GetConsoleOutput", {"InstanceId": "i-1"}),
             [("ec2:GetConsoleOutput", f"{EC2}instance/i-1")],
+        ),
+        (("ec2", "DeleteVolume", {"VolumeId": "vol-1"}), [("ec2:DeleteVolume", f"{EC2}volume/vol-1")]),
+        (
+            ("ec2", "CancelSpotInstanceRequests", {"SpotInstanceRequestIds": ["sir-1"]}),
+            [("ec2:CancelSpotInstanceRequests", f"{EC2}spot-instances-request/sir-1")],
         ),
         (("sns", "Publish", {"TopicArn": "arn:topic"}), [("sns:Publish", "arn:topic")]),
         (

@@ -56,8 +56,8 @@ class Call:
 class Account(Protocol):
     """What the needs of a call depend on and its parameters do not say."""
 
-    def instance_context(self, instance_id: str) -> Context:
-        """The condition keys of an instance, its tags above all; nothing for one that is not there."""
+    def context_of(self, resource_id: str) -> Context:
+        """The condition keys of a resource of EC2, its tags above all; nothing for one that is not there."""
 
     def role_in_profile(self, profile: str) -> str:
         """The ARN of the role in an instance profile, by the profile's name or ARN; "*" where none is."""

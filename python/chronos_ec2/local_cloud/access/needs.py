@@ -12,8 +12,19 @@ from typing import Any, Final
 from chronos_ec2.local_cloud.access.call import Account, Call, tag_context
 from chronos_ec2.local_cloud.access.policy import Question
 
-_ONE_INSTANCE: Final = ("GetConsoleOutput", "ModifyInstanceAttribute", "ModifyInstanceMetadataOptions")
-_INSTANCES: Final = ("TerminateInstances", "StopInstances", "StartInstances", "RebootInstances")
+# EC2's actions on things that are there already: what kind they are, and which parameter names them.
+_BY_ID: Final = {
+    **dict.fromkeys(
+        ("TerminateInstances", "StopInstances", "StartInstances", "RebootInstances"),
+        ("instance", "InstanceIds"),
+    ),
+    **dict.fromkeys(
+        ("GetConsoleOutput", "ModifyInstanceAttribute", "ModifyInstanceMetadataOptions"),
+        ("instance", "InstanceId"),
+    ),
+    "DeleteVolume": ("volume", "VolumeId"),
+    "CancelSpotInstanceRequests": ("spot-instances-request", "SpotInstanceRequestIds"),
+}
 _SCHEDULE: Final = ("CreateSchedule", "GetSchedule", "UpdateSchedule", "DeleteSchedule")
 _TOPIC: Final = (
     "Publish",
@@ -23,6 +34,12 @@ _TOPIC: Final = (
     "Subscribe",
 )
 _ROLE: Final = ("GetRole", "GetRolePolicy", "ListRolePolicies", "PutRolePolicy", "DeleteRolePolicy")
+
+_QUOTA: Final = (
+    "GetServiceQuota",
+    "RequestServiceQuotaIncrease",
+    "ListRequestedServiceQuotaChangeHistoryByQuota",
+)
 
 
 def needs(call: Call, account: Account) -> list[Question]:
@@ -40,16 +57,15 @@ def needs(call: Call, account: Account) -> list[Question]:
 def _ec2(call: Call, account: Account) -> list[Question]:
     if call.operation == "RunInstances":
         return [*_run_instances(call), *_tags_at_launch(call), *_passed_roles(call, account)]
-    if call.operation in _ONE_INSTANCE:
-        ids = [call.parameters["InstanceId"]]
-    elif call.operation in _INSTANCES:
-        ids = call.parameters["InstanceIds"]
-    elif call.operation in ("CreateTags", "DeleteTags"):
+    if call.operation in ("CreateTags", "DeleteTags"):
         given = tag_context("aws:RequestTag", _tags(call.parameters.get("Tags", [])))
         return [call.ask(call.arn(f"*/{one}"), given) for one in call.parameters["Resources"]]
-    else:
+    if call.operation not in _BY_ID:
         return [call.ask()]
-    return [call.ask(call.arn(f"instance/{one}"), account.instance_context(one)) for one in ids]
+    kind, parameter = _BY_ID[call.operation]
+    named = call.parameters[parameter]
+    ids = named if isinstance(named, list) else [named]
+    return [call.ask(call.arn(f"{kind}/{one}"), account.context_of(one)) for one in ids]
 
 
 def _run_instances(call: Call) -> list[Question]:
@@ -163,8 +179,7 @@ _RESOURCES: Final[dict[tuple[str, str], Callable[[Call], list[str]]]] = {
     },
     ("iam", "GetInstanceProfile"): _profile,
     ("ssm", "GetParameter"): _parameter,
-    ("service-quotas", "GetServiceQuota"): _quota,
-    ("service-quotas", "RequestServiceQuotaIncrease"): _quota,
+    **{("service-quotas", name): _quota for name in _QUOTA},
     ("sts", "AssumeRole"): lambda call: [str(call.parameters["RoleArn"])],
     ("cloudformation", "DescribeStacks"): lambda call: [
         call.arn(f"stack/{call.parameters.get('StackName', '*')}/*")

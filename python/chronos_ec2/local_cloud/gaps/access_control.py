@@ -143,17 +143,10 @@ class _Account:
         self._ec2 = ec2_backends[response.current_account][response.region]
         self._iam = iam_backends[response.current_account][get_partition(response.region)]
 
-    def instance_context(self, instance_id: str) -> dict[str, tuple[str, ...]]:
-        """Tags and type of an instance, as condition keys."""
-        found = next((one for one in self._ec2.all_instances() if one.id == instance_id), None)
-        if found is None:
-            return {}
-        tags = {tag["key"]: tag["value"] for tag in found.get_tags()}
-        return {
-            **tag_context("ec2:ResourceTag", tags),
-            **tag_context("aws:ResourceTag", tags),
-            "ec2:instancetype": (found.instance_type,),
-        }
+    def context_of(self, resource_id: str) -> dict[str, tuple[str, ...]]:
+        """A resource's tags, as condition keys."""
+        tags = dict(self._ec2.tags.get(resource_id, {}))
+        return {**tag_context("ec2:ResourceTag", tags), **tag_context("aws:ResourceTag", tags)}
 
     def role_in_profile(self, profile: str) -> str:
         """The ARN of the role that a profile carries."""
