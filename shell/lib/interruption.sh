@@ -68,8 +68,14 @@ heed_rebalance() {
     || hint="{\"rebalance_recommended_at\": \"$(utc_now)\"}"
   log_warn "EC2 may take this spot machine back soon ($hint): asking the trainer for a checkpoint; training goes on"
   if ! mkdir -p "$1" || ! : >"$1/.requested"; then log_warn "the trainer could not be asked"; fi
-  amend_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"control\": $hint}" || log_warn "the state does not say so"
-  update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$hint" || log_warn "run.json does not say so"
+  # Beside the watch: the notice may come while S3 is slow.
+  record_hint "$hint" &
+}
+
+# <json object: the hint>
+record_hint() {
+  amend_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"control\": $1}" || log_warn "the state does not tell the hint"
+  update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$1" || log_warn "run.json does not tell the hint"
 }
 
 # Prints the whole seconds until the machine is taken; a minute when the notice does not say. <notice file>

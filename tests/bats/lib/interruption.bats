@@ -89,6 +89,7 @@ watch() { watch_for_interruption 999999999 reason notice 'the checkpoints' 5; }
 @test "the rebalance hint asks for a checkpoint and is recorded, once; training goes on" {
   last_round=4
   in_round_1() { hint; }
+  in_round_4() { wait; }
   (watch) 2>stderr
   assert [ -e 'the checkpoints/.requested' ]
   assert [ ! -e reason ]
@@ -96,6 +97,15 @@ watch() { watch_for_interruption 999999999 reason notice 'the checkpoints' 5; }
   assert_json "$(state_now)" '"\(.status) \(.current_step) \(.control.rebalance_recommended_at)"' 'training step_7 2025-01-15T15:00:00Z'
   assert_equal "$(grep -c 'may take this spot machine back soon' stderr)" 1
   assert_equal "$(grep -c rebalance "$FAKE_AWS_DIR/curl")" 2
+}
+
+@test "the notice is seen while the hint is still being recorded" {
+  hint
+  in_round_2() { notice 2025-01-15T15:02:00Z; }
+  record_hint() { while [[ ! -e reason ]]; do read -r -t 0.05 <>pipe || true; done; }
+  mkfifo pipe
+  watch 2>stderr
+  assert_equal "$(<reason)" interrupted
 }
 
 @test "the time that is left is shared out: a third to stop, the rest but 20 s to save" {
