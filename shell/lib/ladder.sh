@@ -175,9 +175,10 @@ _wait_for_next_round() {
   until=$((SECONDS + $(_pause_seconds "$1")))
   if ((until > $2)); then until=$2; fi
   log_info "no pool has capacity; looking again at $(_clock "$until") ($((until - SECONDS)) s), until $(_clock "$2"). Ctrl-C gives up"
+  claim_step=waiting_capacity
   while true; do
     sleep "$PAUSE_STEP"
-    if ((SECONDS >= until)); then claim_renewed_at=$NEVER; fi
+    if ((SECONDS >= until)); then claim_renewed_at=$NEVER claim_step=launch; fi
     status=0
     keep_claim || status=$?
     if ((status == EXIT_RUN_KILLED || (status == 0 && SECONDS >= until))); then return "$status"; fi

@@ -14,7 +14,8 @@ REFUSAL_CODE='' REFUSAL_TEXT='' REFUSAL_KIND='' REFUSAL_WORDS='' REFUSAL_MOVES_O
 # tried. No code at all is no answer, unless the call never left this machine. <errors|state_reasons> <code or ''> <the text>
 note_refusal() {
   local code=$2 found
-  REFUSAL_CODE=$2 REFUSAL_TEXT=$3
+  # A StateReason's message begins with its code.
+  REFUSAL_CODE=$2 REFUSAL_TEXT=${3#"$2: "}
   if [[ -z $code ]]; then
     code=NoAnswer
     if _is_own_fault "$3"; then code=NotSent; fi
@@ -90,7 +91,7 @@ _explain_ebs_quota() {
 
 # <service> <code> <value>
 _print_increase() {
-  printf 'ask for more (free, hours to days): aws service-quotas request-service-quota-increase --service-code %s --quota-code %s --desired-value %s --region %s\n' \
+  printf 'end what uses it up, or ask for more (free, hours to days): aws service-quotas request-service-quota-increase --service-code %s --quota-code %s --desired-value %s --region %s\n' \
     "$1" "$2" "$3" "${AWS_DEFAULT_REGION:-REGION}"
 }
 

@@ -97,6 +97,14 @@ def instance_fate(
     return Fate("gone", "; ".join(map(_reason, found)), max(ends, default=None), ids, taken_back)
 
 
+def expected_since(state: Mapping[str, Any]) -> str:
+    """Since when the instance of a state file's run can be expected, as the file writes it.
+
+    A claim without one counts from its last renewal: its launch may be waiting for capacity.
+    """
+    return str(state["timestamps"]["start" if state["instance_id"] else "last_update"])
+
+
 def _describe(
     ec2: EC2Client, environment: str, run_id: str, instance_id: str | None
 ) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.next_step import unfinished
-from chronos_ec2.workstation.outcome import finish_record, instance_fate
+from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate
 from chronos_ec2.workstation.run_cost import cost_text, cost_until
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
@@ -149,7 +149,7 @@ def _completed(
     now: Callable[[], datetime],
 ) -> tuple[dict[str, Any], str | None]:
     """The record after EC2 was asked, and what is still not known about it."""
-    started = moment(document.get("started_at"))
+    started = moment(expected_since(held) if held is not None else document.get("started_at"))
     instance = _mapping(document.get("instance")).get("id") or (held or {}).get("instance_id")
     try:
         fate = instance_fate(ec2, environment, run_id, instance, started_at=started, now=now)

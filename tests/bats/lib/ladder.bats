@@ -282,7 +282,8 @@ wait_minutes() {
   assert_equal "$(tokens | sort -u | wc -l)" 2
   assert_json "$(<"$work/record")" '.attempts | length' 1
   # After 50, 100 and 150 s, which is the end.
-  assert_json "$(state_now)" .control.revision 6
+  assert_json "$(state_now)" '"\(.control.revision) \(.current_step)"' '6 launch'
+  assert_equal "$(published '.current_step')" $'waiting_capacity\nwaiting_capacity\nlaunch'
   assert_equal "$(<"$work/written")" written
 }
 

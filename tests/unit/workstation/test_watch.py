@@ -13,6 +13,7 @@ from botocore.exceptions import EndpointConnectionError
 from chronos_ec2.errors import ChronosError, NoSuchRun, SettingsError, StorageDenied, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import to_text
+from chronos_ec2.workstation.runs import list_runs
 from chronos_ec2.workstation.s3 import StorageUnreachable
 from chronos_ec2.workstation.watch import watch
 
@@ -280,6 +281,20 @@ def test_a_machine_without_a_state_file_is_followed_and_named(world: Any) -> Non
     seen = Watched(world)
     assert seen.code == ExitCode.RUN_LOST
     assert "orphaned" in seen.text and f"{instance} is running" in seen.text
+
+
+def test_a_launch_that_waits_for_capacity_is_not_lost_while_it_renews_its_claim(world: Any) -> None:
+    world.put_run()
+    world.clock.pass_time(7200)
+    world.put_state("initialization", "waiting_capacity", instance_id=None)
+    world.clock.pass_time(100)
+    (seen,) = Watched(world, follow=False, as_json=True).json
+    assert (seen["word"], seen["current_step"], seen["outcome"]) == ("launching", "waiting_capacity", None)
+    (listed,) = list_runs(world.s3, world.bucket, "dev", ec2=world.ec2, now=world.clock.now)
+    assert listed.outcome == "running"
+    world.clock.pass_time(100)  # and when nobody renews it any more, it is
+    (seen,) = Watched(world, follow=False, as_json=True).json
+    assert seen["outcome"] == "lost"
 
 
 # Words
