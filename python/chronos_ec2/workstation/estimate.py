@@ -154,7 +154,10 @@ def main(argv: list[str] | None = None, *, now: Callable[[], datetime] = utc_now
     except ChronosError as error:
         print(f"launch: {error}", file=sys.stderr)
         return int(error.exit_code)
-    for level, text in lines(found):
+    said = [*lines(found)]
+    if settings.embedded:
+        said.append(("INFO", "the embedded AWS bills nothing: this is what AWS would bill"))
+    for level, text in said:
         print(f"{to_text(now())} {level:<5} {text}", file=sys.stderr)
     print(json.dumps({"prices": prices.to_json(), "estimate": found}))
     return 0

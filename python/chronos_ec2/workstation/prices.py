@@ -131,7 +131,8 @@ def gather(settings: Settings, connect: Callable[[], PriceService], cache: Price
     unpriced = [name for name in spot if Prices("", known).spot(name) is None]
     if missing or unpriced:
         answered, notes = _ask(connect, missing, unpriced, cache.stamp())
-        cache.keep(answered)
+        if answered:
+            cache.keep(answered)
         known |= answered
     table = table_rates(settings.region)
     notes += _notes(settings.region, [name for name in wanted if name not in known], table)

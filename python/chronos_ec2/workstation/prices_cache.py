@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -30,12 +31,16 @@ class Rate:
 
 
 def cache_file(settings: Settings, variables: Mapping[str, str] = os.environ) -> Path:
-    """Where the answers of this environment's AWS are kept: one file a region."""
+    """Where the answers of this environment's AWS are kept: one file a region and endpoint."""
+    endpoint = "" if settings.embedded else variables.get("AWS_ENDPOINT_URL", "")
+    name = f"{settings.region}.json"
+    if endpoint:
+        name = f"{settings.region}-{hashlib.sha256(endpoint.encode()).hexdigest()[:12]}.json"
     folder = variables.get("CHRONOS_PRICES_HOME")
     if folder:
-        return Path(folder) / f"{settings.region}.json"
+        return Path(folder) / name
     home = local_home(variables) if settings.embedded else REPOSITORY / ".chronos"
-    return home / "prices" / f"{settings.region}.json"
+    return home / "prices" / name
 
 
 class PriceCache:

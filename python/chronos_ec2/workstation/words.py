@@ -23,9 +23,11 @@ def size_text(count: float) -> str:
 
 
 def money_text(usd: float | None) -> str:
-    """US dollars for a person, to the cent: `$4.62`, `under $0.01`, `$0`; None is `not known`."""
+    """Dollars for a person: `$4.62`, small ones `$0.0018`, `under $0.0001`, `$0`; None is `not known`."""
     if usd is None:
         return "not known"
     if usd == 0:
         return "$0"
-    return f"${usd:,.2f}" if usd >= 0.005 else "under $0.01"
+    if usd >= 0.01:
+        return f"${usd:,.2f}"
+    return f"${usd:.4f}" if usd >= 0.00005 else "under $0.0001"

@@ -214,6 +214,9 @@ def test_the_embedded_awss_prices_are_kept_apart_from_the_real_ones(make_setting
     home = {"CHRONOS_LOCAL_HOME": "/somewhere"}
     assert cache_file(make_settings("local"), home) == Path("/somewhere/prices/us-east-1.json")
     assert cache_file(make_settings("dev"), home) == REPOSITORY / ".chronos/prices/us-east-1.json"
+    elsewhere = cache_file(make_settings("dev"), {"AWS_ENDPOINT_URL": "http://127.0.0.1:5000"})
+    assert elsewhere.parent == REPOSITORY / ".chronos/prices"
+    assert elsewhere.name != "us-east-1.json"
 
 
 def test_prices_travel_as_json(make_settings: Make, prices_for: Callable[..., Prices]) -> None:

@@ -120,7 +120,7 @@ def test_the_record_is_read_until_it_names_the_machine_and_then_no_more(world: A
 
 def test_the_end_says_what_the_run_has_cost(world: Any) -> None:
     world.end_run("succeeded", cost_usd=COST)
-    assert "  cost: $1.55 (compute $1.50, disk $0.02, requests $0.01, address $0.01)\n" in watched(
+    assert "  cost: $1.55 (compute $1.50, disk $0.02, requests $0.0090, address $0.01)\n" in watched(
         world, run_id=RUN
     )
 
@@ -238,7 +238,7 @@ def test_the_sums_are_a_table_with_what_is_not_in_it() -> None:
         "ADDRESS",
         "TOTAL",
     ]
-    assert lines[3].split() == ["dev", "succeeded", "1", "2.0", "$1.50", "$0.02", "$0.01", "$0.01", "$1.55"]
+    assert lines[3].split() == ["dev", "succeeded", "1", "2.0", "$1.50", "$0.02", "$0.0090", "$0.01", "$1.55"]
     assert lines[4].split() == ["all", "3", "6.0", "$4.51", "$0.07", "$0.03", "$0.03", "$4.64"]
     assert lines[5] == "runs that go on, counted so far: 1"
     assert lines[6] == "runs whose end nobody saw, counted at the most they can have cost: 1"
