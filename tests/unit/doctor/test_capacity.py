@@ -245,9 +245,9 @@ CASES = [
     Case(
         "quota",
         "asked for",
-        asked("CASE_OPENED", 16.0),
+        asked("CASE_OPENED", 8.0),
         ERROR,
-        "0 vCPU, 8 needed, 0 in use; 16 are asked for",
+        "0 vCPU, 8 needed, 0 in use; 8 are asked for",
         "aws service-quotas list-requested-service-quota-change-history-by-quota --service-code ec2 "
         "--quota-code L-DB2E81BA --region us-east-1 (wait for it)",
     ),

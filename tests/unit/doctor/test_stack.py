@@ -83,8 +83,8 @@ def black_hole(world: World) -> None:
     tables(table)(world)
 
 
-def full_subnet(world: World) -> None:
-    full = [subnet("subnet-b", "us-east-1b", AvailableIpAddressCount=0), subnet("subnet-a", "us-east-1a")]
+def full_subnet(world: World, left: int = 0) -> None:
+    full = [subnet("subnet-b", "us-east-1b", AvailableIpAddressCount=left), subnet("subnet-a", "us-east-1a")]
     world.plan["ec2", "describe_subnets"] = {"Subnets": full}
 
 
@@ -257,6 +257,18 @@ CASES = [
         OTHER_S3,
     ),
     Case("subnets", "with a way out", as_is, OK, "subnet-b (us-east-1b), subnet-a (us-east-1a)"),
+    Case(
+        "subnets",
+        "of which one has no route out",
+        tables(
+            route_table("rtb-main", main=True, out=False),
+            route_table("rtb-2", "subnet-b"),
+            route_table("rtb-1", "subnet-a", out=False),
+        ),
+        ERROR,
+        "subnet-a has no route to an internet gateway",
+        ROUTE,
+    ),
     Case("subnets", "on the main table", tables(route_table("rtb-main", main=True)), OK, "subnet-b"),
     Case(
         "subnets",
@@ -284,6 +296,7 @@ CASES = [
     ),
     Case("subnets", "without gateway", cut_off, ERROR, "no route to an internet gateway", ANEW),
     Case("subnets", "on no table at all", tables(), ERROR, "no route to an internet gateway", ANEW),
+    Case("subnets", "with one address left", lambda world: full_subnet(world, left=1), OK, "subnet-b"),
     Case(
         "subnets",
         "full",
