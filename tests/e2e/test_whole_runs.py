@@ -49,6 +49,9 @@ def test_a_run_trains_and_leaves_only_its_results(cloud: Cloud, tmp_path: Path) 
     assert watched.returncode == 0, watched.stdout + watched.stderr
     record = cloud.record(launched["run_id"])
     assert record["outcome"] == "succeeded"
+    assert (record["price"]["compute_usd_per_hour"], record["price"]["source"]) == (0.0416, "AWS Price List")
+    assert record["cost_usd"]["total"] > 0
+    assert record["requests"]["put"] > 20  # counted on the instance
     assert record["instance"]["id"] == launched["instance_id"]
     assert [phase["name"] for phase in record["phases"]] == [
         *("initialization", "system_setup", "venv_download", "gpu_preflight"),

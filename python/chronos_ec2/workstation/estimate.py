@@ -19,7 +19,8 @@ from chronos_ec2.errors import ChronosError, TooDear
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.pool_prices import price_of_pool
-from chronos_ec2.workstation.prices import AwsPrices, Prices, gather, instance_types, ladder_markets
+from chronos_ec2.workstation.pools import ladder_markets
+from chronos_ec2.workstation.prices import AwsPrices, Prices, gather, instance_types
 from chronos_ec2.workstation.prices_cache import PriceCache, cache_file
 from chronos_ec2.workstation.run_cost import PARTS, SWITCH_MARGIN_SECONDS, cost_of
 from chronos_ec2.workstation.settings import Settings, load_settings, parse_assignments

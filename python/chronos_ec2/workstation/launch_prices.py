@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chronos_ec2.workstation.pool_prices import price_of_pool
-from chronos_ec2.workstation.prices import Prices, from_json, instance_types, ladder_markets
+from chronos_ec2.workstation.pools import ladder_markets
+from chronos_ec2.workstation.prices import Prices, from_json, instance_types
 from chronos_ec2.workstation.settings import Settings
 
 

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.pools import ladder_markets
 from chronos_ec2.workstation.prices_api import list_price, spot_prices
 from chronos_ec2.workstation.prices_cache import PriceCache, Rate
 from chronos_ec2.workstation.s3 import translate
@@ -109,11 +110,6 @@ def table_rates(region: str) -> dict[str, Rate]:
 def instance_types(settings: Settings) -> tuple[str, ...]:
     """Every type of the launch ladder, the wanted one first."""
     return tuple(dict.fromkeys((settings.instance_type, *settings.fallback_instance_types)))
-
-
-def ladder_markets(settings: Settings) -> tuple[str, ...]:
-    """The markets of the launch ladder, the first one first."""
-    return tuple(settings.market.split("-then-"))
 
 
 def gather(settings: Settings, connect: Callable[[], PriceService], cache: PriceCache) -> Prices:

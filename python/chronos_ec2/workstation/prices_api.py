@@ -105,7 +105,7 @@ def list_price(client: Any, name: str, region: str) -> float | None:
     # Each product comes as JSON inside a string. The dearest counts: an estimate must not be too low.
     products = (json.loads(text) for page in pages for text in page["PriceList"])
     prices = [price for product in products for price in _prices(product, query)]
-    return max(prices) * query.per if prices else None
+    return round(max(prices) * query.per, 10) if prices else None
 
 
 def _prices(product: Mapping[str, Any], query: Query) -> Iterable[float]:

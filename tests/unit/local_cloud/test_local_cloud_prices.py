@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from chronos_ec2.local_cloud.gaps.pricing import Refusal, get_products
+from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.prices import AwsPrices, gather
+from chronos_ec2.workstation.prices_cache import PriceCache
+from chronos_ec2.workstation.settings import load_settings
 
 
 def matching(**wanted: str) -> list[dict[str, str]]:
@@ -62,6 +67,21 @@ def test_pages_are_handed_out_with_a_token() -> None:
 def test_what_is_not_served_is_the_services_own_error(cloud: Any) -> None:
     with pytest.raises(ClientError, match="InvalidParameterException"):
         cloud.client("pricing").describe_services()
+
+
+def test_a_launch_finds_all_its_prices(cloud: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CHRONOS_LOCAL_HOME", str(cloud.home))
+    settings = load_settings("local", {"market": "spot-then-on-demand"}, variables={})
+    prices = gather(settings, lambda: AwsPrices(Aws(settings)), PriceCache(tmp_path / "prices.json"))
+    assert prices.notes == ()
+    assert {name: rate.usd for name, rate in prices.rates.items() if "spot:" not in name} == {
+        "compute:t3.medium": 0.0416,
+        "disk": 0.08,
+        "address": 0.005,
+        "put": 0.005,
+        "get": 0.0004,
+    }
+    assert prices.usd("spot:t3.medium:us-east-1a") == pytest.approx(0.01248)
 
 
 def test_spot_costs_a_part_of_the_list_price_by_zone(cloud: Any) -> None:
