@@ -119,6 +119,17 @@ put_run_file() {
   fi
 }
 
+# Writes the run's record, which nobody else has written: the id is reserved. A refusal answers our own write, made again
+# after its answer was lost; by then somebody may have completed the record.
+create_run_record() {
+  if retry_with_backoff 6 aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json" \
+    --body "$work/run.json" --content-type application/json --if-none-match '*'; then
+    return 0
+  fi
+  case $AWS_ERROR_CODE in PreconditionFailed | 412) return 0 ;; esac
+  _report_aws_error "writing s3://$bucket/$environment/$run_id/run.json"
+}
+
 look_for_holder() { require_claimable "$bucket" "$environment" "$(setting claim_patience_seconds)"; }
 
 # Claims the environment: creates the state file, or replaces a stale one by compare-and-swap.
@@ -228,7 +239,7 @@ print_plan() {
   cat "$work/user_data.sh"
   printf '\n# calls that would change something\n'
   print_command aws s3api put-object --bucket "$bucket" --key "$(phase_log_key "$run_id")" --if-none-match '*'
-  print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json"
+  print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json" --if-none-match '*'
   print_command aws s3api copy-object --bucket "$bucket" --key "$environment/system-state.json" --if-none-match '*'
   print_command aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/config.yaml"
   printf '# one of these, tried in this order until one has capacity\n'
@@ -277,7 +288,7 @@ main() {
   reserved=true
   write_launch_files
   # The record comes before the claim: whatever holds the environment has one.
-  put_run_file run.json application/json
+  create_run_record
   claim
   log_info "run $run_id holds $environment"
   put_run_file config.yaml application/yaml

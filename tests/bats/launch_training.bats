@@ -84,7 +84,7 @@ plan_instance() {
 # Sets `ours` to the run id that the script chose.
 learn_run_id() { ours=$(grep -oE -m 1 'dev/20[0-9]{2}(-[0-9]{2}){2}-[0-9]{6}/' "$FAKE_AWS_DIR/calls" | cut -d/ -f2); }
 
-readonly RESERVE=('put-object logs/RUN/phase_logs.json if-none-match=*' 'put-object dev/RUN/run.json')
+readonly RESERVE=('put-object logs/RUN/phase_logs.json if-none-match=*' 'put-object dev/RUN/run.json if-none-match=*')
 readonly WITHDRAW=('delete-object dev/RUN/run.json' 'delete-object logs/RUN/phase_logs.json')
 readonly CLAIM=('put-object dev/system-state.json.tmp-N' 'copy-object dev/system-state.json if-none-match=*'
   'delete-object dev/system-state.json.tmp-N')
@@ -614,6 +614,17 @@ readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
   assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" "${GIVE_BACK[@]}"
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.exit_code)"' 'launch_failed 143'
   assert_no_temporary_files
+}
+
+@test "a record whose write is repeated after a lost answer is not written over what has become of it" {
+  plan_checks
+  plan_instance
+  aws_plan 's3api put-object * --key dev/20*/run.json * --if-none-match *' --lost --silence
+  launch --env dev
+  assert_success
+  learn_run_id
+  assert_equal "$(grep -cxF "put-object dev/$ours/run.json if-none-match=*" "$FAKE_AWS_DIR/effects")" 1
+  assert_json "$(run_record_now "$ours")" .instance.id i-0new
 }
 
 @test "TERM before the claim: the record and the reserved id are taken back" {
