@@ -345,7 +345,10 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
 }
 
 @test "a cap that reaches for no run is exit code 30, and nothing is changed" {
-  plan_checks
+  plan_cli
+  plan_credentials
+  plan_exports
+  plan_ami
   aws_plan 's3api *' --error AccessDenied --times any
   launch --env dev --max-cost 0.05
   assert_failure 30
