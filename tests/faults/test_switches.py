@@ -31,6 +31,8 @@ from chronos_ec2.exit_codes import ExitCode
 
 SWITCH: Final = "var/lib/cloud/scripts/per-boot/00-chronos-switch"
 ITSELF, BY_API = "Client.InstanceInitiatedShutdown", "Client.UserInitiatedShutdown"
+MINUTES: Final = 6
+"""That a doomed machine may live; they last a second each."""
 FAULTS: Final = (
     "hung before its first line",
     "network cut",
@@ -58,7 +60,7 @@ def test_each_switch_alone(lab: Lab, tally: Tally, full: bool) -> None:
         tally.count("dead man's switches", f"{fault}: {TRIES[switch](lab, fault)}")
 
 
-def doomed(lab: Lab, fault: str, *, power: bool, minutes: int = 2) -> Doomed:
+def doomed(lab: Lab, fault: str, *, power: bool, minutes: int = MINUTES) -> Doomed:
     """A machine that the fault has struck, after its user data had the chance to arm the guest's switch."""
     works = fault == "S3 gone"
     programs = write_programs(lab, power=power and fault != "power-off fails", aws=works)
@@ -79,9 +81,7 @@ def doomed(lab: Lab, fault: str, *, power: bool, minutes: int = 2) -> Doomed:
 
 def by_guest(lab: Lab, fault: str) -> str:
     """Nobody outside knows of the machine: it ends itself, unless it cannot."""
-    # A machine that is rebooted would live for 20 minutes more by its deadline, and for 15 without its run.
-    minutes = {"rebooted": 60, "clock ahead": 60}.get(fault, 2)
-    machine = doomed(lab, fault, power=True, minutes=minutes)
+    machine = doomed(lab, fault, power=True, minutes=60 if fault == "clock ahead" else MINUTES)
     if fault == "power-off fails":
         machine.wait_for("run/refused")
         machine.wait_for_refusals(2)
