@@ -217,7 +217,10 @@ def _interruption(
 ) -> dict[str, Any]:
     """What the machine would have written: how far it was, what is safe, how to go on."""
     environment, run_id, _ = prefix.split("/")
-    match = re.fullmatch(r"step_(\d+)", str(state.get("current_step")))
+    message = str(ending["error"])
+    said = message.startswith("interrupted: ")  # by the machine itself, which came no further than its state
+    match = re.search(r"at step (\d+);", message) if said else None
+    match = match or re.fullmatch(r"step_(\d+)", str(state.get("current_step")))
     try:
         saved = next((one.step for one in list_stored(s3, bucket, prefix)), None)
     except (ClientError, BotoCoreError):
@@ -228,7 +231,7 @@ def _interruption(
         way = f"the checkpoint of step {saved} is in S3, go on from it: "
         way += f"invoke launch --env {environment} --resume {run_id}"
     return {
-        "error": f"interrupted: {ending['error']}; {way}",
+        "error": message if said else f"interrupted: {message}; {way}",
         "interrupted_at_step": int(match[1]) if match else None,
         "checkpoint_step": saved,
     }

@@ -73,6 +73,14 @@ def test_the_mark_in_the_state_is_enough_when_ec2_has_forgotten_the_machine(worl
     assert "no checkpoint was saved: invoke launch --env dev starts over" in record["error"]
 
 
+def test_what_the_machine_could_still_say_in_its_state_stands(world: Any) -> None:
+    save(world, 39)
+    said = "interrupted: EC2 takes it, in phase training at step 39; the checkpoint of step 39 is in S3"
+    record = finish(world, TAKEN, status="cleanup", current_step="cleanup", error_message=said)
+    assert record["error"] == f"{said}; {TAKEN.words}"
+    assert (record["interrupted_at_step"], record["checkpoint_step"]) == (39, 39)
+
+
 def test_an_operators_kill_and_a_loss_stay_what_they_are(world: Any) -> None:
     assert finish(world, TAKEN, error_message="killed by operator")["outcome"] == "killed"
     assert finish(world, Fate("gone", "gone"), control={"revision": 1})["outcome"] == "lost"
