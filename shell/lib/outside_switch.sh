@@ -45,26 +45,23 @@ outside_switch_request() {
     }' <<<"$1"
 }
 
-# Arms the switch of a run's instance; one that is armed already is left, or pointed at this instance.
+# Arms the switch of a run's instance; one that is armed for it already is left, one for another is replaced.
 # <exports json> <env> <run_id> <instance id> <deadline>   Returns 0, or EXIT_LAUNCH_REFUSED after having said why.
 arm_outside_switch() {
-  local request token attempt operation=create-schedule
+  local request token attempt
   request=$(outside_switch_request "$@") || return "$EXIT_LAUNCH_REFUSED"
   token=$(random_nonce) || return "$EXIT_LAUNCH_REFUSED"
   for ((attempt = 0; attempt < _SWITCH_ATTEMPTS; attempt++)); do
     if ((attempt > 0)); then sleep "$(_backoff_seconds "$((attempt + 2))")"; fi
-    if retry_with_backoff 4 aws scheduler "$operation" --cli-input-json "$request" --client-token "$token" --output json; then
+    if retry_with_backoff 4 aws scheduler create-schedule --cli-input-json "$request" --client-token "$token" --output json; then
       return 0
     fi
     case $AWS_ERROR_CODE in
       ConflictException)
         if _is_armed "$request"; then return 0; fi
         # The name is the run's, so what has it is this run's switch, for an instance that came to nothing.
-        operation=update-schedule token=$(random_nonce)
-        ;;
-      ResourceNotFoundException)
-        if [[ $operation == create-schedule ]]; then break; fi
-        operation=create-schedule token=$(random_nonce) # it has gone meanwhile
+        disarm_outside_switch "$1" "$2" "$3"
+        token=$(random_nonce)
         ;;
       # IAM shows a role that has just been made a little late.
       ValidationException) [[ $AWS_ERROR_TEXT == *'assume the role'* ]] || break ;;
@@ -93,7 +90,7 @@ _explain_unarmed() {
   local advice group role
   group=$(jq -r .GroupName <<<"$1") role=$(jq -r .Target.RoleArn <<<"$1")
   case $AWS_ERROR_CODE in
-    AccessDenied*) advice="you need scheduler:CreateSchedule, scheduler:GetSchedule and scheduler:UpdateSchedule in group $group, and iam:PassRole on $role" ;;
+    AccessDenied*) advice="you need scheduler:CreateSchedule, scheduler:GetSchedule and scheduler:DeleteSchedule in group $group, and iam:PassRole on $role" ;;
     ResourceNotFoundException | ValidationException) advice="group $group or role $role is not as the stack makes it: run invoke deploy" ;;
     ServiceQuotaExceededException) advice='ask for more "Number of schedules" in Service Quotas, or delete old schedules' ;;
     *) advice='try again' ;;

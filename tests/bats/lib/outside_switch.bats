@@ -55,11 +55,10 @@ from chronos_ec2.workstation.outside_switch import switch_request
 ours = switch_request("ChronosTraining", sys.argv[2], "dev", "2025-01-15-143022", "i-0abc", from_text("2025-01-15T20:30:22Z"))
 assert ours == json.loads(sys.argv[1]), ours
 model = botocore.session.get_session().get_service_model("scheduler")
-for operation in ("CreateSchedule", "UpdateSchedule"):
-    shape = model.operation_model(operation).input_shape
-    assert set(ours) <= set(shape.members), operation
-    report = botocore.validate.ParamValidator().validate(ours, shape)
-    assert not report.has_errors(), report.generate_report()
+shape = model.operation_model("CreateSchedule").input_shape
+assert set(ours) <= set(shape.members)
+report = botocore.validate.ParamValidator().validate(ours, shape)
+assert not report.has_errors(), report.generate_report()
 PYTHON
 }
 
@@ -82,30 +81,31 @@ PYTHON
   assert_equal "$(operations)" 'create-schedule get-schedule '
 }
 
-@test "a switch that is armed for an instance that came to nothing is pointed at this one" {
+@test "a switch that is armed for an instance that came to nothing is replaced by one for this instance" {
   aws_plan 'scheduler create-schedule *' --error ConflictException
   aws_plan 'scheduler get-schedule *' --out "$(armed_for i-0old)"
-  aws_plan 'scheduler update-schedule *'
-  run --separate-stderr -0 arm
-  assert_equal "$(operations)" 'create-schedule get-schedule update-schedule '
-  assert_equal "$(count_calls 'scheduler update-schedule *i-0abc*')" 1
-}
-
-@test "a switch that is disabled, or cannot be looked at, is set anew" {
-  aws_plan 'scheduler create-schedule *' --error ConflictException --times 2
-  aws_plan 'scheduler get-schedule *' --out "$(armed_for i-0abc | jq -c '.State = "DISABLED"')"
-  aws_plan 'scheduler get-schedule *' --error AccessDeniedException
-  aws_plan 'scheduler update-schedule *' --times 2
-  run --separate-stderr -0 arm
-  run --separate-stderr -0 arm
-}
-
-@test "a switch that goes while it is pointed elsewhere is made" {
-  aws_plan 'scheduler create-schedule *' --error ConflictException
-  aws_plan 'scheduler get-schedule *' --error ResourceNotFoundException
-  aws_plan 'scheduler update-schedule *' --error ResourceNotFoundException
+  aws_plan "scheduler delete-schedule --name $NAME --group-name ChronosTraining"
   aws_plan 'scheduler create-schedule *'
   run --separate-stderr -0 arm
+  assert_equal "$(operations)" 'create-schedule get-schedule delete-schedule create-schedule '
+}
+
+@test "a switch that is disabled, or cannot be looked at, or goes meanwhile, is set anew" {
+  aws_plan 'scheduler create-schedule *' --error ConflictException --times 3
+  aws_plan 'scheduler get-schedule *' --out "$(armed_for i-0abc | jq -c '.State = "DISABLED"')"
+  aws_plan 'scheduler get-schedule *' --error AccessDeniedException
+  aws_plan 'scheduler get-schedule *' --error ResourceNotFoundException
+  aws_plan 'scheduler delete-schedule *' --times 2
+  aws_plan 'scheduler delete-schedule *' --error ResourceNotFoundException
+  aws_plan 'scheduler create-schedule *'
+  run --separate-stderr -0 arm
+}
+
+@test "a switch of another that cannot be deleted is in the way: exit code 17" {
+  aws_plan 'scheduler create-schedule *' --error ConflictException --times 5
+  aws_plan 'scheduler get-schedule *' --out "$(armed_for i-0old)" --times 5
+  aws_plan 'scheduler delete-schedule *' --error AccessDeniedException --times 5
+  run --separate-stderr -17 arm
 }
 
 @test "a role that IAM does not show yet is waited for; any other invalid value is not" {
