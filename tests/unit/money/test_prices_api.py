@@ -86,6 +86,8 @@ def test_other_usage_units_and_free_tiers_are_left_out() -> None:
         product("BoxUsage:g5.xlarge", ("Hrs", "0.0000000000"), ("Quantity", "3.0"), ("Hrs", "1.006")),
     )
     assert list_price(client, "compute:g5.xlarge", "us-east-1") == 1.006
+    free = Listing(product("BoxUsage:g5.xlarge", ("Hrs", "0.0000000000")))
+    assert list_price(free, "compute:g5.xlarge", "us-east-1") is None
 
 
 def test_of_two_prices_the_dearer_counts() -> None:
