@@ -191,6 +191,7 @@ def _(stage: Stage) -> None:
 
 @scene("Spot interruption")
 def _(stage: Stage) -> None:
+    stage.launches = True
     folder = f"{RUN}/checkpoints/checkpoint-40"
     config = run_config(stage.lab.aws.settings, RUN)
     stage.ended("interrupted", "training", config=config, dataset={"manifest_sha256": digest(stage)})

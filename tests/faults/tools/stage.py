@@ -30,11 +30,13 @@ class Stage:
 
     Attributes:
         names: words of the document, and what they are in this scene.
+        launches: whether a launch acts; otherwise it is made with --dry-run, which asks and plans as much.
     """
 
     def __init__(self, lab: Lab, folder: Path, patch: pytest.MonkeyPatch, tasks: ModuleType) -> None:
         self.lab, self.folder, self.patch, self._tasks = lab, folder, patch, tasks
         self.names: dict[str, str] = {}
+        self.launches = False
         for name in list(os.environ):
             if name.startswith(("AWS_", "CHRONOS_")):
                 patch.delenv(name)
@@ -85,7 +87,10 @@ class Stage:
         """Type a command; its exit code and all that it printed."""
         capture.readouterr()
         text = self.local(command.text)
-        code = self._task(shlex.split(text)) if command.is_task else self._shell(text)
+        words = shlex.split(text)
+        if words[1:2] == ["launch"] and not self.launches:
+            words.append("--dry-run")
+        code = self._task(words) if command.is_task else self._shell(text)
         printed = capture.readouterr()
         return code, printed.out + printed.err
 
