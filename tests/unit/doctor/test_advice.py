@@ -40,7 +40,13 @@ ADVICES = sorted(
     | {increase_command(quota, 8, "eu-central-1") for quota in QUOTAS}
 )
 TASKS = load_tasks()
-DEEDS = re.compile(r"(set (\w+)|look at|open the link|allow |AWS verifies|EC2's message)")
+# The launch's own words after a refusal; the tests of the ladder look at them.
+OF_LAUNCH = {
+    entry.get("advice", "")
+    for part in ("kinds", "errors")
+    for entry in test_capacity.OF_LAUNCH[part].values()
+}
+DEEDS = re.compile(r"(set (\w+)|look at|open the link|allow )")
 OTHER_PROGRAMS = {"sudo", "brew", "date", "./invokew"}
 AWS_BUT_NO_API = {("configure",), ("configure", "sso"), ("configure", "list"), ("sso", "login")}
 
@@ -87,6 +93,8 @@ def problem_of_aws(words: list[str]) -> str:
 
 def problem_of(advice: str) -> str:
     """What is wrong with an advice; empty when a person can follow it."""
+    if advice in OF_LAUNCH:
+        return ""
     deed = DEEDS.match(advice)
     if deed:
         return "" if deed[2] is None or deed[2] in KEYS else f"{deed[2]} is no setting"

@@ -12,6 +12,7 @@ import pytest
 from chronos_ec2.workstation.doctor.findings import Level
 from chronos_ec2.workstation.doctor.tools import Printed
 from chronos_ec2.workstation.quotas import QUOTAS, quota_of
+from chronos_ec2.workstation.settings import REPOSITORY
 
 from .case import Case, as_is, verify
 from .fake_aws import operations, refusal
@@ -116,6 +117,8 @@ PASS_ROLE = (
 )
 ENCODED = "You are not authorized to perform this operation. Encoded authorization failure message: aBc-123"
 ON_ROLE = "iam:PassRole on arn:aws:iam::123456789012:role/TheRole"
+# What a launch advises after a refusal, the rehearsal of one advises as well.
+OF_LAUNCH = json.loads((REPOSITORY / "shell" / "lib" / "launch_errors.json").read_text())
 LOOK = "invoke launch --env dev --dry-run (to see the call)"
 CASES = [
     Case(
@@ -326,12 +329,19 @@ CASES = [
     ),
     Case(
         REHEARSAL,
+        "lacking something, without a word on what",
+        says("UnauthorizedOperation", "no"),
+        ERROR,
+        "EC2 would refuse g4dn.2xlarge on-demand: UnauthorizedOperation: no",
+        OF_LAUNCH["kinds"]["permission"]["advice"],
+    ),
+    Case(
+        REHEARSAL,
         "of an account that is too new",
         says("PendingVerification", "Your request is being validated"),
         ERROR,
         "EC2 would refuse g4dn.2xlarge on-demand: PendingVerification: Your request is being validated",
-        "AWS verifies a new account for this region, up to 4 hours: try again later, or write to "
-        "aws-verification@amazon.com",
+        OF_LAUNCH["errors"]["PendingVerification"]["advice"],
     ),
     Case(
         REHEARSAL,
@@ -347,7 +357,7 @@ CASES = [
         says("Whatever", "no"),
         ERROR,
         "Whatever: no",
-        "EC2's message has the reason",
+        OF_LAUNCH["kinds"]["other"]["advice"],
     ),
     Case(
         REHEARSAL,
@@ -355,7 +365,7 @@ CASES = [
         no_answer,
         ERROR,
         "no answer: Could not connect to the endpoint URL",
-        "EC2's message has the reason",
+        OF_LAUNCH["kinds"]["other"]["advice"],
     ),
 ]
 
