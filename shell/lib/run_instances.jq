@@ -18,7 +18,9 @@
    "--iam-instance-profile", "Name=\($exports.InstanceProfileName)",
    "--user-data", "file://\($user_data)", "--client-token", $token,
    "--instance-initiated-shutdown-behavior", "terminate",
-   "--metadata-options", "HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetadataTags=enabled",
-   "--block-device-mappings", ($disks | tojson), "--tag-specifications", ($tag_specifications | tojson)]
+   "--metadata-options", "HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetadataTags=enabled"]
+  # The alarms watch what EC2 reports of a type, and it does so for machines with detailed monitoring only.
+  + (if ($settings.alarm_hours // 0) > 0 then ["--monitoring", "Enabled=true"] else [] end)
+  + ["--block-device-mappings", ($disks | tojson), "--tag-specifications", ($tag_specifications | tojson)]
   + (if $market == "spot" then ["--instance-market-options", ($spot | tojson)] else [] end)
 | @sh

@@ -94,6 +94,17 @@ tokens() { grep -o -- '--client-token [0-9a-f]*' "$FAKE_AWS_DIR/calls" | cut -d'
   assert_equal "$(jq -r .SpotOptions.MaxPrice <<<"${run_instances[-1]}")" 0.5
 }
 
+@test "detailed monitoring is asked for with alarms, which watch by it, and not without" {
+  local -a run_instances
+  read_ladder
+  take_pool 0
+  plan_run_instances a-token
+  [[ "${run_instances[*]}" != *--monitoring* ]]
+  settings=$(jq '.alarm_hours = 4' <<<"$settings")
+  plan_run_instances a-token
+  [[ "${run_instances[*]}" == *' --monitoring Enabled=true --block-device-mappings '* ]]
+}
+
 @test "no capacity moves on to the next pool, which wins; each attempt is told and recorded" {
   refused InsufficientInstanceCapacity '--instance-type g5.xlarge *'
   accepted '--instance-type g6.xlarge *'
