@@ -36,12 +36,12 @@ WILDCARDS = frozenset(
 )
 LONGEST_MANAGED_POLICY = 6144
 LONGEST_INLINE_POLICIES = 10_240
-_NAMES = {
+NAMES = {
     "AWS::Partition": "aws",
     "AWS::Region": "ap-southeast-1",
     "AWS::AccountId": "123456789012",
 }
-_MADE = {
+MADE = {
     "AWS::S3::Bucket": "arn:aws:s3:::chronostraining-storagebucket5cb7c8ea-0123456789ab",
     "AWS::SNS::Topic": "arn:aws:sns:ap-southeast-1:123456789012:ChronosTraining",
     "AWS::IAM::Role": "arn:aws:iam::123456789012:role/ChronosTraining-{name}-0123456789AB",
@@ -62,10 +62,10 @@ def resolved(template: Template, value: Any) -> Any:
         separator, parts = value["Fn::Join"]
         return separator.join(resolved(template, parts))
     name = value.get("Ref") or value.get("Fn::GetAtt", [""])[0]
-    if name in _NAMES:
-        return _NAMES[name]
+    if name in NAMES:
+        return NAMES[name]
     if name:
-        return _MADE[template["Resources"][name]["Type"]].format(name=name)
+        return MADE[template["Resources"][name]["Type"]].format(name=name)
     return {key: resolved(template, one) for key, one in value.items()}
 
 
