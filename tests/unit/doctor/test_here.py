@@ -107,6 +107,7 @@ CASES = [
         "Bash ? is too",
         "brew install bash",
     ),
+    Case("programs", "the oldest Bash that will do", prints("bash", 0, "4.4\n"), OK, "bash 4.4, git"),
     Case("aws command", "new enough", as_is, OK, "aws-cli/1.46.3, with conditional CopyObject"),
     Case(
         "aws command",
@@ -127,6 +128,14 @@ CASES = [
     Case("aws command", "printing no JSON", prints("aws s3api", 0, "hello"), ERROR, "does not know", SET_UP),
     Case("packages", "as locked", as_is, OK, "packages as in requirements/dev.lock"),
     Case("packages", "missing", packages(boto3=None, moto=None), ERROR, "are missing: boto3, moto", SET_UP),
+    Case(
+        "packages",
+        "many missing",
+        packages(boto3=None, botocore=None, click=None, moto=None, mypy=None),
+        ERROR,
+        "are missing: boto3, botocore, click, moto and 1 more",
+        SET_UP,
+    ),
     Case("packages", "another version", packages(boto3="1.0"), WARNING, "boto3 1.0 for 1.", SET_UP),
     Case("cdk", "as locked", as_is, OK, "node v24.1.0, aws-cdk 2."),
     Case("cdk", "not installed", no_node_modules, ERROR, "aws-cdk is not in node_modules", SET_UP),
