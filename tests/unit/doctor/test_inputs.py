@@ -32,6 +32,11 @@ def drop(*keys: str) -> Callable[[World], object]:
     return arrange
 
 
+def four_tools_gone(world: World) -> None:
+    names = (f"{'0' * 64}  bin/{name}\n" for name in "abcd")
+    world.put(MANIFEST, world.s3.objects[MANIFEST] + "".join(names).encode())
+
+
 def another_checkout(world: World) -> None:
     sums = world.s3.objects[MANIFEST].decode()
     world.put(MANIFEST, sums.replace(sums[:10], "0" * 10, 1).encode())
@@ -138,6 +143,14 @@ def overdue(world: World) -> None:
 
 
 CASES = [
+    Case(
+        "scripts",
+        "many deleted",
+        four_tools_gone,
+        ERROR,
+        "not in the bucket: bin/a, bin/b, bin/c and 1 more",
+        UPLOAD,
+    ),
     Case("scripts", "uploaded", as_is, OK, f"{len(uploaded_scripts())} files, those of this checkout"),
     Case(
         "scripts",
