@@ -31,7 +31,7 @@ _imds_token_ends=0
 
 # Asks again and again for a metadata path that is normally not there, with one token for many questions.
 # <path below /latest/>
-# Sets IMDS_BODY. Returns 0 when it is there, 1 when it is not (404), 2 when that cannot be told.
+# Sets IMDS_BODY. Returns 0 when it is there, 1 when it is not (404), EXIT_NOT_AN_INSTANCE when that cannot be told.
 imds_find() {
   local endpoint=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} answer attempt
   local -a bounded=(curl --silent --connect-timeout 2 --max-time 5 --noproxy '*')
@@ -39,19 +39,19 @@ imds_find() {
   for attempt in 1 2; do
     if ((SECONDS >= _imds_token_ends)); then
       _imds_token=$("${bounded[@]}" --fail -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 600' "$endpoint/latest/api/token") \
-        || return 2
+        || return "$EXIT_NOT_AN_INSTANCE"
       _imds_token_ends=$((SECONDS + 540))
     fi
     answer=$("${bounded[@]}" --write-out '\n%{http_code}' -H "X-aws-ec2-metadata-token: $_imds_token" "$endpoint/latest/$1") \
-      || return 2
+      || return "$EXIT_NOT_AN_INSTANCE"
     case ${answer##*$'\n'} in
       200) IMDS_BODY=${answer%$'\n'*} && return 0 ;;
       404) return 1 ;;
       401) _imds_token_ends=0 ;; # it has expired, whatever this machine's clock says
-      *) return 2 ;;
+      *) return "$EXIT_NOT_AN_INSTANCE" ;;
     esac
   done
-  return 2
+  return "$EXIT_NOT_AN_INSTANCE"
 }
 
 # Sets INSTANCE_ID if this machine is the EC2 instance of a run; says why not otherwise. <run_id>

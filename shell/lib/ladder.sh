@@ -16,7 +16,7 @@ readonly FIRST_PAUSE=15 LONGEST_PAUSE=240 PAUSE_STEP=2 KEPT_ATTEMPTS=100 FRESH_S
 
 # The attempts that gave no instance (a JSON array). The pool that gave one stands in pool_….
 LADDER_ATTEMPTS='[]'
-# The pools as assignments of pool_…, how often each was tried, and the last round's refusals in words.
+# The pools as the fields of pool_…, how often each was tried, and the last round's refusals in words.
 _pools=() _tries=() _refusals=()
 _files_written_at=$SECONDS
 
@@ -38,8 +38,7 @@ wait_setting() {
 # Reads the ladder of $work/pools.json.
 read_ladder() {
   mapfile -t _pools < <(jq -r '.[]
-    | @sh "pool_type=\(.instance_type) pool_subnet=\(.subnet_id) pool_zone=\(.zone // "") pool_market=\(.market)"
-      + @sh " pool_quota_code=\(.quota.code // "") pool_quota_name=\(.quota.name // "")"' "$work/pools.json")
+    | [.instance_type, .subnet_id, .zone // "", .market, .quota.code // "", .quota.name // ""] | join("\u001f")' "$work/pools.json")
   if ((${#_pools[@]} == 0)); then
     problem="there is no pool to launch in"
     return "$EXIT_FAILED"
@@ -47,7 +46,9 @@ read_ladder() {
 }
 
 # Makes a pool of the ladder the one in pool_…. <index>
-take_pool() { eval "${_pools[$1]}"; }
+take_pool() {
+  IFS=$FIELD_END read -r pool_type pool_subnet pool_zone pool_market pool_quota_code pool_quota_name <<<"${_pools[$1]}"
+}
 
 # Prints the call that each pool of the ladder would get.
 print_ladder() {
@@ -141,7 +142,7 @@ _refuse() {
     log_error "$line"
     advice+=" $line."
   done < <(explain_refusal)
-  if [[ $REFUSAL_KIND == quota && $pool_market == spot && ${_pools[-1]} == *"pool_market='on-demand'"* ]]; then
+  if [[ $REFUSAL_KIND == quota && $pool_market == spot && ${_pools[-1]} == *"${FIELD_END}on-demand$FIELD_END"* ]]; then
     log_warn "spot is at its quota; going on with on-demand"
     return 0
   fi

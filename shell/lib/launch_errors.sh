@@ -7,6 +7,9 @@ _launch_errors_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=state_helpers.sh
 source "$_launch_errors_lib_dir/state_helpers.sh"
 
+# Between the fields of one line; not white space, so an empty field stays one.
+readonly FIELD_END=$'\x1f'
+
 # Why EC2 gave no instance: its code ('' when no answer came), the CLI's text, and what the table knows of that.
 REFUSAL_CODE='' REFUSAL_TEXT='' REFUSAL_KIND='' REFUSAL_WORDS='' REFUSAL_MOVES_ON='' REFUSAL_ADVICE='' REFUSAL_LIMITS='' REFUSAL_NEEDS=''
 
@@ -30,10 +33,10 @@ note_refusal() {
     | ($entry.variants // [] | map(select(.contains as $part | $text | contains($part))) | first // {}) as $variant
     | ($entry * $variant) as $entry
     | $table.kinds[$entry.kind] + $entry
-    | @sh "REFUSAL_KIND=\(.kind) REFUSAL_WORDS=\(.words) REFUSAL_MOVES_ON=\(.moves_on // false)",
-      @sh "REFUSAL_ADVICE=\(.advice // "") REFUSAL_LIMITS=\(.limits // "") REFUSAL_NEEDS=\(.needs // "")"' \
+    | [.kind, .words, .moves_on // false, .advice // "", .limits // "", .needs // ""]
+    | map(tostring | gsub("[\n\u001f]"; " ")) | join("\u001f")' \
     "$_launch_errors_lib_dir/launch_errors.json") || return $?
-  eval "$found"
+  IFS=$FIELD_END read -r REFUSAL_KIND REFUSAL_WORDS REFUSAL_MOVES_ON REFUSAL_ADVICE REFUSAL_LIMITS REFUSAL_NEEDS <<<"$found"
 }
 
 # EC2's own words out of the CLI's: no preamble, no encoded message. <the CLI's error text>
@@ -103,7 +106,7 @@ _explain_permission() {
     action=${BASH_REMATCH[1]} resource=${BASH_REMATCH[3]}
   elif [[ $REFUSAL_TEXT =~ 'Encoded authorization failure message: '([A-Za-z0-9_-]+) ]]; then
     decoded=$(_decode_authorization_message "${BASH_REMATCH[1]}")
-    eval "$decoded"
+    IFS=$FIELD_END read -r action resource denied <<<"$decoded"
   fi
   action=${action:-$REFUSAL_NEEDS}
   if [[ -z $action ]]; then
@@ -115,9 +118,10 @@ _explain_permission() {
   fi
 }
 
-# Prints action, resource and denied as assignments, or nothing when the caller may not decode the message. <encoded>
+# Prints action, resource and denied as fields, or nothing when the caller may not decode the message. <encoded>
 _decode_authorization_message() {
   retry_with_backoff 2 aws sts decode-authorization-message --encoded-message "$1" --output json || return 0
   jq -r '.DecodedMessage | fromjson? // empty
-    | @sh "action=\(.context.action // "") resource=\(.context.resource // "") denied=\(.explicitDeny // false)"' <<<"$AWS_OUTPUT"
+    | [.context.action // "", .context.resource // "", .explicitDeny // false]
+    | map(tostring | gsub("[\n\u001f]"; " ")) | join("\u001f")' <<<"$AWS_OUTPUT"
 }

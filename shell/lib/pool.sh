@@ -29,13 +29,13 @@ pool_words() { printf '%s %s %s\n' "$pool_type" "${pool_zone:-$pool_subnet}" "$p
 
 # Fills the array `run_instances`: the one call that costs money. <token>
 plan_run_instances() {
-  local quoted
-  quoted=$(jq -nr --arg project "$TAG_PROJECT" --arg env "$environment" --arg run_id "$run_id" --arg token "$1" \
+  local words
+  words=$(jq -nr --arg project "$TAG_PROJECT" --arg env "$environment" --arg run_id "$run_id" --arg token "$1" \
     --arg type "$pool_type" --arg subnet "$pool_subnet" --arg market "$pool_market" --arg user_data "$work/user_data.sh" \
     --arg deadline "$(jq -r .deadline "$work/run.json")" \
     --argjson settings "$settings" --argjson exports "$exports" --slurpfile facts "$work/facts.json" \
     -f "$_pool_lib_dir/run_instances.jq") || return $?
-  eval "run_instances=(aws $quoted)"
+  mapfile -t run_instances <<<"aws"$'\n'"$words"
 }
 
 # Tries the pool. <attempt at this pool, from 1>
@@ -112,16 +112,17 @@ _see_it_start() {
   local end=$((SECONDS + START_PATIENCE)) found state code text
   while true; do
     if retry_with_backoff 3 aws ec2 describe-instances --instance-ids "$instance_id" --output json; then
-      found=$(jq -r '[.Reservations[].Instances[]] | first // {} | @sh "state=\(.State.Name // "pending")",
-        @sh "code=\(.StateReason.Code // "") text=\(.StateReason.Message // .StateTransitionReason // "")"' <<<"$AWS_OUTPUT")
-      eval "$found"
+      found=$(jq -r '[.Reservations[].Instances[]] | first // {}
+        | [.State.Name // "pending", .StateReason.Code // "", .StateReason.Message // .StateTransitionReason // ""]
+        | map(gsub("[\n\u001f]"; " ")) | join("\u001f")' <<<"$AWS_OUTPUT")
+      IFS=$FIELD_END read -r state code text <<<"$found"
       case $state in
         pending) ;;
         shutting-down | terminated) if [[ -n $code || $state == terminated ]]; then
           note_refusal state_reasons "${code:-Unexplained}" "$text"
           # It ran, or somebody ended it: that is the run's story, which its record and `invoke watch` tell.
-          [[ $REFUSAL_KIND == ended ]]
-          return
+          [[ $REFUSAL_KIND == ended ]] || return "$EXIT_FAILED"
+          return 0
         fi ;;
         *) return 0 ;;
       esac

@@ -1,4 +1,4 @@
-# Prints the arguments of `aws` that ask a pool for the run's one instance, each quoted for Bash. Reads $env, $run_id, $type, $subnet,
+# Prints the arguments of `aws` that ask a pool for the run's one instance, one a line. Reads $env, $run_id, $type, $subnet,
 # $market, $deadline, $token, $user_data (a path), $settings, $exports, and $facts: facts.json.
 
 [{Key: "Project", Value: $project}, {Key: "Environment", Value: $env}, {Key: "RunId", Value: $run_id},
@@ -23,4 +23,4 @@
   + (if ($settings.alarm_hours // 0) > 0 then ["--monitoring", "Enabled=true"] else [] end)
   + ["--block-device-mappings", ($disks | tojson), "--tag-specifications", ($tag_specifications | tojson)]
   + (if $market == "spot" then ["--instance-market-options", ($spot | tojson)] else [] end)
-| @sh
+| .[]

@@ -77,7 +77,9 @@ def cdk_command(settings: Settings, siblings: Sequence[str], action: str, *extra
     """The CDK CLI's own `deploy`, `destroy`, `diff` or `synth`, with the settings as context."""
     context = stack_context(settings, siblings).items()
     pairs = [word for key, value in context for word in ("--context", f"{key}={value}")]
-    return [str(node_bin() / "node"), str(node_program("aws-cdk", "cdk")), action, *extra, *pairs]
+    # The CDK CLI locks its output: two embedded AWS of one checkout deploy side by side.
+    place = ["--output", str(local_home() / "cdk.out")] if settings.embedded else []
+    return [str(node_bin() / "node"), str(node_program("aws-cdk", "cdk")), action, *extra, *pairs, *place]
 
 
 def script_command(name: str, environment: str, assignments: Sequence[str] = (), *flags: str) -> list[str]:

@@ -59,7 +59,7 @@ watch() { watch_for_interruption 999999999 reason notice 'the checkpoints' 5; }
   unset FAKE_IMDS
   status=0
   imds_find meta-data/spot/instance-action || status=$?
-  assert_equal "$status" 2
+  assert_equal "$status" "$EXIT_NOT_AN_INSTANCE"
 }
 
 @test "the notice is kept and the reason written before TERM is sent; the state tells the laptop" {

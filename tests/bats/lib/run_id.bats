@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/lib/run_id.sh: no two runs share an id, of whatever environments.
-# shellcheck disable=SC2154,SC2034  # variables of the library and of the helpers
+# shellcheck disable=SC2154,SC2034,SC2329  # variables of the library and of the helpers
 bats_require_minimum_version 1.5.0
 load ../helpers/common
 

@@ -135,7 +135,7 @@ def test_the_limit_counts_bytes_and_not_characters() -> None:
 
 
 def test_ordinary_user_data_is_well_under_the_limit() -> None:
-    assert len(render_user_data(VALUES).encode()) < USER_DATA_LIMIT / 4
+    assert len(render_user_data(VALUES).encode()) < USER_DATA_LIMIT / 3
 
 
 def test_the_same_values_give_the_same_user_data() -> None:

@@ -42,6 +42,11 @@ def test_the_cdk_command(dev: Settings) -> None:
     ]
 
 
+def test_each_embedded_aws_has_an_output_of_its_own(local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHRONOS_LOCAL_HOME", "/somewhere")
+    assert commands.cdk_command(local, ["local"], "deploy")[-2:] == ["--output", "/somewhere/cdk.out"]
+
+
 def test_the_cdk_command_names_the_address_that_wants_notices(dev: Settings) -> None:
     settings = dataclasses.replace(dev, notify_email="me@example.com")
     argv = commands.cdk_command(settings, ["dev"], "deploy")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
@@ -78,7 +77,7 @@ def dry_run_command(facts: Facts, machine: Machine, market: Market, folder: Path
         "exports": {name: facts.exports().get(name, "") for name in EXPORTS},
     }
     program = machine.repository / "shell" / "lib" / "run_instances.jq"
-    quoted = machine.run(
+    words = machine.run(
         [
             *("jq", "-nr"),
             *(word for key, text in texts.items() for word in ("--arg", key, text)),
@@ -87,9 +86,9 @@ def dry_run_command(facts: Facts, machine: Machine, market: Market, folder: Path
         ],
         None,
     )
-    if quoted.code:
-        raise RuntimeError(f"{program.name}: {last_line(quoted)}")
-    return ["aws", *shlex.split(quoted.out), "--dry-run"]
+    if words.code:
+        raise RuntimeError(f"{program.name}: {last_line(words)}")
+    return ["aws", *words.out.splitlines(), "--dry-run"]
 
 
 def _explain(facts: Facts, machine: Machine, what: str, code: str, message: str) -> Finding:
