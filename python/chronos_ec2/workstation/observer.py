@@ -12,7 +12,14 @@ from chronos_ec2.errors import ChronosError, LocalCloudDown, StateUnreadable
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.workstation.next_step import ec2_warning
-from chronos_ec2.workstation.outcome import Fate, expected_since, finish_record, instance_fate, phase_of_step
+from chronos_ec2.workstation.outcome import (
+    Fate,
+    expected_since,
+    finish_record,
+    instance_fate,
+    may_be_launching,
+    phase_of_step,
+)
 from chronos_ec2.workstation.run_cost import cost_until, total_of
 from chronos_ec2.workstation.run_ids import check_run_id, list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.runs import RunRecord, moment, parse_record
@@ -135,7 +142,7 @@ class Observer:
         detail = None
         if age > self._beat * BEATS_BEFORE_ASKING:
             fate = self._ask(run_id, state["instance_id"], moment(expected_since(state)))
-            if fate.state == "gone":
+            if fate.state == "gone" and not may_be_launching(state, run_id, self._now()):
                 return self._gone(run_id, fate, state)
             beats = self._beat * BEATS_BEFORE_STALLED
             if age > (beats if state["status"] == "training" else max(beats, PHASE_PATIENCE)):

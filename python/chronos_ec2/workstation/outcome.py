@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.state.stored_checkpoints import list_stored
 from chronos_ec2.workstation.run_cost import with_cost
 from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
@@ -103,6 +103,22 @@ def expected_since(state: Mapping[str, Any]) -> str:
     A claim without one counts from its last renewal: its launch may be waiting for capacity.
     """
     return str(state["timestamps"]["start" if state["instance_id"] else "last_update"])
+
+
+def may_be_launching(state: Mapping[str, Any] | None, run_id: str, now: datetime) -> bool:
+    """Whether a run's launch may still be under way, whatever became of the instances that it has had.
+
+    When EC2 ends an instance at its start, the launch renews its claim and goes on to the next pool.
+
+    Args:
+        state: what holds the environment now.
+    """
+    if state is None or state["run_id"] != run_id or state["instance_id"]:
+        return False
+    try:
+        return now - from_text(state["timestamps"]["last_update"]) < LAUNCH_GRACE
+    except ValueError:
+        return False
 
 
 def _describe(

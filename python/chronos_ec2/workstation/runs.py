@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.next_step import unfinished
-from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate
+from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate, may_be_launching
 from chronos_ec2.workstation.run_cost import cost_text, cost_until
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
@@ -153,6 +153,9 @@ def _completed(
     instance = _mapping(document.get("instance")).get("id") or (held or {}).get("instance_id")
     try:
         fate = instance_fate(ec2, environment, run_id, instance, started_at=started, now=now)
+        # A record is older than its claim: the run may have claimed the environment since that was looked at.
+        if fate.state == "gone" and may_be_launching(active_state(s3, bucket, environment), run_id, now()):
+            return document, None
         finished = finish_record(s3, bucket, environment, run_id, fate, state=held, now=now) or document
     except ChronosError as error:
         return document, f"its end could not be recorded: {error}"

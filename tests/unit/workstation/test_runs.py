@@ -260,3 +260,23 @@ def test_a_run_that_ends_while_it_is_listed_is_not_taken_for_lost(world: Any) ->
 
     (found,) = list_runs(EndsAfterTheFirstRead(), world.bucket, "dev", now=world.clock.now)  # type: ignore[arg-type]
     assert found.outcome == "succeeded"
+
+
+def test_a_run_that_claims_the_environment_while_it_is_listed_is_not_taken_for_lost(world: Any) -> None:
+    """Its record is older than its claim; the first instance came to nothing, the launch goes on."""
+    world.put_run()
+    world.terminate(world.start_instance())
+
+    class ClaimsAfterTheRecord:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.real_s3, name)
+
+        def get_object(self, **wanted: Any) -> Any:
+            answer = world.real_s3.get_object(**wanted)
+            if wanted["Key"].endswith("run.json"):
+                world.put_state("initialization", "launch", instance_id=None)
+            return answer
+
+    s3: Any = ClaimsAfterTheRecord()
+    list_runs(s3, world.bucket, "dev", ec2=world.ec2, now=world.clock.now)
+    assert world.run_document()["outcome"] is None

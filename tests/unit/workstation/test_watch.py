@@ -297,6 +297,22 @@ def test_a_launch_that_waits_for_capacity_is_not_lost_while_it_renews_its_claim(
     assert seen["outcome"] == "lost"
 
 
+def test_a_launch_whose_first_instance_came_to_nothing_is_not_lost(world: Any) -> None:
+    """EC2 has ended what the first pool gave; the launch asks the next, under the claim that it renews."""
+    world.terminate(world.start_instance())
+    world.put_run()
+    world.clock.pass_time(300)
+    world.put_state("initialization", "launch", instance_id=None)
+    world.clock.pass_time(70)  # past the age at which EC2 is asked
+    (seen,) = Watched(world, follow=False, as_json=True).json
+    assert (seen["word"], seen["outcome"]) == ("launching", None)
+    (listed,) = list_runs(world.s3, world.bucket, "dev", ec2=world.ec2, now=world.clock.now)
+    assert (listed.outcome, world.run_document()["outcome"]) == ("running", None)
+    world.clock.pass_time(60)  # nobody renews it any more
+    (seen,) = Watched(world, follow=False, as_json=True).json
+    assert seen["outcome"] == "lost"
+
+
 # Words
 
 
