@@ -27,8 +27,11 @@ from chronos_ec2.workstation.settings import Settings, load_settings, parse_assi
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SETTINGS_OF_A_RUN: Final = ("trainer", "command", "accelerator", "seed")
-"""What must be the same beside `training_config`. How often to save, where and how long to run may change."""
+SETTINGS_OF_A_RUN: Final = ("trainer", "command", "accelerator")
+"""What must be the same beside `training_config`, which has the seed.
+
+How often to save, where and how long to run may change.
+"""
 MAY_CHANGE: Final = frozenset({"save_steps"})
 
 
