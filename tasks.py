@@ -106,7 +106,7 @@ def destroy(c: Context, env: str | None = None, yes: bool = False) -> None:
 
 @task(help={**ENV, **SET, **JSON}, iterable=["set_"])
 def doctor(c: Context, env: str | None = None, set_: list[str] | None = None, json: bool = False) -> None:
-    """Look at everything that a launch needs; say what is wrong and which command mends it. Changes nothing."""
+    """Look at everything that a launch needs; say what is wrong and which command mends it."""
     from chronos_ec2.workstation.doctor.checkup import doctor as look_around
     from chronos_ec2.workstation.doctor.facts import Facts
 

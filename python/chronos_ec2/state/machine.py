@@ -75,15 +75,15 @@ def _check_version(body: Mapping[str, Any]) -> None:
 def validate_state(body: object) -> dict[str, Any]:
     """Check a decoded state file against the schema.
 
-    Fields that are not known are carried along: they may be added without a new version. What changes the meaning
-    of a known field raises `control.schema_version` (absent: 1), and a reader that does not know it must stop.
+    Fields that are not known are carried along: they may be added without a new version. What changes the
+    meaning of a known field raises `control.schema_version` (absent: 1); who does not know it must stop.
 
     Returns:
         The same mapping, now known to have every field of the document with its type.
 
     Raises:
-        StateUnreadable: a field is missing, has another type, the status is unknown, or a newer version of this
-            project has written it.
+        StateUnreadable: a field is missing, has another type, the status is unknown, or a newer version of
+            this project has written it.
     """
     if not isinstance(body, dict):
         raise StateUnreadable(f"state file: expected an object, got {type(body).__name__}")

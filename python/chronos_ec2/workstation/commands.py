@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.aws import aws_variables, local_home
@@ -50,25 +50,44 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, ec
     """
     if echo:
         print(f"+ {shlex.join(argv)}", file=sys.stderr, flush=True)
-    try:
-        started = subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment()))
-    except OSError as error:
-        raise ToolMissing(f"{argv[0]} cannot be run ({error.strerror}): run ./invokew setup") from error
-    with started as child, _terminated_with(child):
+    with _terminations() as hand_on_to:
         try:
-            code = child.wait()
-        except KeyboardInterrupt:
-            child.wait()
-            return 130
+            child = subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment()))
+        except OSError as error:
+            raise ToolMissing(f"{argv[0]} cannot be run ({error.strerror}): run ./invokew setup") from error
+        hand_on_to(child)
+        with child:
+            try:
+                code = child.wait()
+            except KeyboardInterrupt:
+                child.wait()
+                return 130
     return code if code >= 0 else 128 - code
 
 
 @contextlib.contextmanager
-def _terminated_with(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand a SIGTERM on to the child, which cleans up and ends; its exit code then says so."""
-    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+def _terminations() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Hand a SIGTERM on to the child, which cleans up and ends; its exit code then says so.
+
+    It is heard from before the child is there: one that comes while it is being started reaches it as well.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        if children:
+            children[0].terminate()
+        else:
+            early.append(number)
+
+    def hand_on_to(child: subprocess.Popen[bytes]) -> None:
+        children.append(child)
+        if early:
+            child.terminate()
+
+    before = signal.signal(signal.SIGTERM, hear)
     try:
-        yield
+        yield hand_on_to
     finally:
         signal.signal(signal.SIGTERM, before)
 
