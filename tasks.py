@@ -77,17 +77,23 @@ def run(argv: list[str], settings: Settings | None = None) -> None:
 @task(
     help={
         **ENV,
+        **DRY,
         "notify_email": "address that is told of runs, for this deploy; to stay, put it into invoke.yaml",
     }
 )
-def deploy(c: Context, env: str | None = None, notify_email: str | None = None) -> None:
+def deploy(
+    c: Context, env: str | None = None, notify_email: str | None = None, dry_run: bool = False
+) -> None:
     """Create or update the standing resources with `cdk deploy`. All of them are free."""
     settings = settings_of(env, None if notify_email is None else [f"notify_email={notify_email}"])
     with clear_errors():
+        siblings = sibling_environments(settings)
         flags = ("--method", "direct", "--require-approval", "never", "--progress", "events")
-        argv = commands.cdk_command(settings, sibling_environments(settings), "deploy", *flags)
+        argv = commands.cdk_command(settings, siblings, "deploy", *flags)
+        if dry_run:
+            argv = commands.cdk_command(settings, siblings, "diff", "--method", "template")
     run(argv, settings)
-    if settings.notify_email:
+    if settings.notify_email and not dry_run:
         print(f"notices go to {settings.notify_email} once the link in AWS's mail is opened", file=sys.stderr)
 
 

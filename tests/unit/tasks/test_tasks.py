@@ -257,6 +257,16 @@ def test_deploy_is_the_direct_cdk_deploy(tasks: ModuleType, ran: Ran) -> None:
     assert ran.argvs == [commands.cdk_command(dev, ["dev", "prod"], "deploy", *flags)]
 
 
+def test_a_dry_deploy_compares_templates_and_changes_nothing(
+    tasks: ModuleType, ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks.deploy(Context(), env="prod", notify_email="me@example.com", dry_run=True)
+    (argv,) = ran.argvs
+    assert argv[2:5] == ["diff", "--method", "template"]
+    assert "notify_email=me@example.com" in argv
+    assert "notices go to" not in capsys.readouterr().err
+
+
 def test_deploy_takes_an_address_for_notices(
     tasks: ModuleType, ran: Ran, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
