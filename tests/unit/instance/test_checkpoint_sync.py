@@ -249,6 +249,17 @@ def test_the_newest_comes_back_whole(s3: FakeS3, s3_client: Any, sync: Checkpoin
     assert read_note(into, RESTORED) == {"run_id": RUN_ID, "step": 20}
 
 
+def test_a_resumed_run_can_be_resumed_before_it_has_saved_anything_itself(
+    s3_client: Any, sync: CheckpointSync, output: Path
+) -> None:
+    save(output, 20)
+    sync.run_once()
+    second, third = output.parent / "second", output.parent / "third"
+    restore(s3_client, BUCKET, PREFIX, second / "checkpoints", log=print)
+    assert CheckpointSync(s3_client, BUCKET, "dev/second/", second, log=print).run_once() == [20]
+    assert restore(s3_client, BUCKET, "dev/second/", third / "checkpoints", log=print) == 20
+
+
 @pytest.mark.parametrize("damage", [cut_off, flip_a_bit, take_away, spoil_manifest, drop_manifest])
 def test_the_newest_that_verifies_wins(
     s3: FakeS3, s3_client: Any, sync: CheckpointSync, output: Path, damage: Callable[[FakeS3], None]
