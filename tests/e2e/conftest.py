@@ -18,6 +18,8 @@ from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import REPOSITORY, load_settings
 
 INVOKE = str(Path(sys.executable).with_name("invoke"))
+# What takes an administrator, or no AWS at all; everything else is done by who holds the launcher's policy.
+NOT_FOR_LAUNCHERS = ("deploy", "destroy", "build-env", "sample-data", "render", "local.")
 
 
 @dataclass
@@ -26,18 +28,22 @@ class Cloud:
 
     home: Path
     variables: dict[str, str] = field(default_factory=dict)
+    launcher: dict[str, str] = field(default_factory=dict)
 
     def invoke(self, *words: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
         """Run an Invoke task as a user would, from another folder."""
         return subprocess.run(
             [INVOKE, "--search-root", str(REPOSITORY), *words],
             cwd=self.home,
-            env={**self.variables, **more},
+            env={**self.variables, **self._caller(words[0]), **more},
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
+
+    def _caller(self, task: str) -> dict[str, str]:
+        return {} if task.startswith(NOT_FOR_LAUNCHERS) else self.launcher
 
     def script(
         self, name: str, *words: str, timeout: float = 120, **more: str
@@ -55,9 +61,25 @@ class Cloud:
             check=False,
         )
 
+    def give_to_launcher(self) -> None:
+        """From now on the tasks act as a user who has the stack's launcher policy and no other right."""
+        iam, exports = self.aws.client("iam"), self.aws.client("cloudformation").list_exports()["Exports"]
+        (policy,) = (one["Value"] for one in exports if one["Name"] == "ChronosTraining-LauncherPolicyArn")
+        iam.create_user(UserName="launcher")
+        iam.attach_user_policy(UserName="launcher", PolicyArn=policy)
+        key = iam.create_access_key(UserName="launcher")["AccessKey"]
+        self.launcher = {
+            # Not as the embedded AWS, whose owner may do anything: as any AWS that the variables name.
+            "CHRONOS_EMBEDDED": "false",
+            "AWS_ENDPOINT_URL": self.aws.ec2.meta.endpoint_url,
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+            "NO_PROXY": "127.0.0.1",
+        }
+
     @property
     def aws(self) -> Aws:
-        """Clients of this AWS."""
+        """Clients of this AWS, as its owner."""
         os.environ["CHRONOS_LOCAL_HOME"] = str(self.home)
         return Aws(load_settings("local", variables={}))
 
@@ -149,4 +171,12 @@ def cloud(started_cloud: Cloud) -> Cloud:
     ):
         done = started_cloud.invoke(*words, timeout=600)
         assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
+        if words[0] == "deploy":
+            started_cloud.give_to_launcher()
     return started_cloud
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The long form of test_permissions.py."""
+    words = "tests/e2e: take every permission of the instance's role away in turn"
+    parser.addoption("--every-permission", action="store_true", help=words)

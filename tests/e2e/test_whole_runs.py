@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,10 +45,19 @@ def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 90) -> None:
     raise AssertionError(f"no step {prefix}: {shown}")
 
 
-def test_a_run_trains_and_leaves_only_its_results(cloud: Cloud, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole_run(cloud: Cloud) -> dict[str, Any]:
+    """A run that nothing interrupted, on the default settings; what its launch printed."""
     launched = cloud.launch()
     watched = cloud.follow(launched["run_id"])
     assert watched.returncode == 0, watched.stdout + watched.stderr
+    return launched
+
+
+def test_a_run_trains_and_leaves_only_its_results(
+    cloud: Cloud, whole_run: dict[str, Any], tmp_path: Path
+) -> None:
+    launched = whole_run
     record = cloud.record(launched["run_id"])
     assert record["outcome"] == "succeeded"
     assert (record["price"]["compute_usd_per_hour"], record["price"]["source"]) == (0.0416, "AWS Price List")
@@ -63,7 +74,7 @@ def test_a_run_trains_and_leaves_only_its_results(cloud: Cloud, tmp_path: Path) 
     wanted = {"config.yaml", "models/model.pkl", "training.json", "logs/bootstrap.log", "run.json"}
     assert wanted <= cloud.keys(f"local/{launched['run_id']}/")
     assert cloud.keys(f"logs/{launched['run_id']}/") == {"phase_logs.json"}
-    fetched = cloud.invoke("fetch", "--env", "local", "--into", str(tmp_path))
+    fetched = cloud.invoke("fetch", "--env", "local", "--run", launched["run_id"], "--into", str(tmp_path))
     assert fetched.returncode == 0, fetched.stderr
     log = (tmp_path / launched["run_id"] / "logs" / "bootstrap.log").read_text()
     assert log.rstrip().endswith(f"end of the log of run {launched['run_id']}")
@@ -88,7 +99,60 @@ def inbox(cloud: Cloud) -> Iterator[Callable[[], dict[str, str]]]:
     sqs.delete_queue(QueueUrl=queue)
 
 
-def test_a_trainer_that_exits_3_fails_the_run_at_training(
+HANG_ONCE = """
+ls "$4"/checkpoint-* >/dev/null 2>&1 || hang="--hang-at-step $5"
+exec python3 -m chronos_ec2.instance.trainers.linear_quantile --config "$1" --data "$2" --output "$3" $hang
+"""
+"""The test trainer; it hangs at a step unless it goes on from a checkpoint."""
+
+
+def test_an_interrupted_spot_run_goes_on_and_ends_with_the_model_of_a_run_in_one_piece(
+    cloud: Cloud, whole_run: dict[str, Any]
+) -> None:
+    seed = time.time_ns()
+    step = random.Random(seed).randrange(20, 290)
+    print(f"interrupted before step {step} (seed {seed})")
+    places = ("{config}", "{data}", "{output}", "{checkpoints}")
+    asked = [*command("bash", "-c", HANG_ONCE, "trainer", *places, str(step))]
+    asked += ["--set", "checkpoint_every_steps=100"]
+    first = cloud.launch("--spot", *asked)
+    wait_for_step(cloud, "step_")
+    noticed = cloud.invoke("local.interrupt")
+    assert noticed.returncode == 0 and first["instance_id"] in noticed.stdout, noticed.stderr
+    watched = cloud.follow(first["run_id"])
+    assert watched.returncode == ExitCode.RUN_INTERRUPTED, watched.stdout + watched.stderr
+    record = cloud.record(first["run_id"])
+    assert (record["outcome"], record["failed_step"]) == ("interrupted", "training")
+    assert record["interrupted_at_step"] == record["checkpoint_step"] == step - 1
+    way_on = f"invoke launch --env local --resume {first['run_id']}"
+    assert record["error"].endswith(way_on) and f"next: {way_on}" in watched.stdout
+    refused = cloud.invoke("launch", "--env", "local", "--resume", first["run_id"])
+    assert refused.returncode == ExitCode.SETTINGS_INVALID, refused.stderr
+    assert 'trainer is "test" and was "command"' in refused.stderr
+    second = cloud.launch("--resume", first["run_id"], *asked)
+    assert cloud.follow(second["run_id"]).returncode == 0
+    record = cloud.record(second["run_id"])
+    assert (record["resume_from"], record["resumed_from_step"]) == (first["run_id"], step - 1)
+    assert model_of(cloud, second) == model_of(cloud, whole_run)
+
+
+def model_of(cloud: Cloud, launched: dict[str, Any]) -> bytes:
+    """The model that a run has left in S3."""
+    key = f"local/{launched['run_id']}/models/model.pkl"
+    return bytes(cloud.aws.s3.get_object(Bucket=cloud.aws.bucket, Key=key)["Body"].read())
+
+
+@pytest.fixture
+def no_jq(cloud: Cloud) -> Iterator[None]:
+    """An image without jq: the scripts bring their own."""
+    (link,) = (cloud.home / "image").rglob("bin/jq")
+    aside = link.rename(link.with_name("jq-aside"))
+    yield
+    aside.rename(link)
+
+
+@pytest.mark.usefixtures("no_jq")
+def test_a_trainer_that_exits_3_fails_the_run_at_training_also_on_an_image_without_jq(
     cloud: Cloud, inbox: Callable[[], dict[str, str]]
 ) -> None:
     launched = cloud.launch(*command("bash", "-c", "echo out of luck >&2; exit 3"))
@@ -157,21 +221,12 @@ def test_scripts_altered_after_the_launch_are_never_run(cloud: Cloud) -> None:
     assert not Path("/tmp/altered-script-ran").exists()
 
 
-def test_a_claim_without_its_instance_is_taken_over(cloud: Cloud) -> None:
-    first = cloud.launch(*rehearsal("--hang-at-step", "20"))
-    cloud.aws.ec2.terminate_instances(InstanceIds=[first["instance_id"]])
+def test_a_claim_whose_machine_was_taken_back_without_a_notice_is_taken_over(cloud: Cloud) -> None:
+    every = ["--set", "checkpoint_every_steps=100"]
+    first = cloud.launch("--spot", *rehearsal("--hang-at-step", "20"), *every)
+    assert cloud.invoke("local.interrupt", "--notice-seconds", "0").returncode == 0
     time.sleep(1.1)  # run ids count seconds
     second = cloud.launch(*command("bash", "-c", "exit 3"))
-    assert cloud.record(first["run_id"])["outcome"] == "lost"
+    record = cloud.record(first["run_id"])
+    assert (record["outcome"], record["checkpoint_step"]) == ("interrupted", None)
     assert cloud.follow(second["run_id"]).returncode == ExitCode.RUN_FAILED
-
-
-def test_an_image_without_jq_is_given_one(cloud: Cloud) -> None:
-    (link,) = (cloud.home / "image").rglob("bin/jq")
-    aside = link.rename(link.with_name("jq-aside"))
-    try:
-        launched = cloud.launch(*command("bash", "-c", "exit 3"))
-        assert cloud.follow(launched["run_id"]).returncode == ExitCode.RUN_FAILED
-    finally:
-        aside.rename(link)
-    assert cloud.record(launched["run_id"])["failed_step"] == "training"

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pytest
-from tools.fault_proxy import FaultProxy, Request
+from tools.fault_proxy import Request
 from tools.lab import ENVIRONMENT, Lab
 from tools.programs import Running
+from tools.races import (
+    RUN,
+    Actor,
+    Beat,
+    bash_delete,
+    bash_move,
+    beat,
+    kill,
+    kill_now,
+    last_acts,
+    launch,
+    race,
+)
 from tools.tally import Tally
 
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.instance.heartbeat import Heartbeat
-from chronos_ec2.state.store import StateStore
-
-RUN = "2025-01-15-143022"
-OTHER = "2025-01-15-150000"
 
 
 def test_of_many_launches_one_wins(lab: Lab, tally: Tally, full: bool) -> None:
@@ -70,106 +75,7 @@ def _reads_state(request: Request) -> bool:
     return str(request.operation) == "GetObject state"
 
 
-def publishes(request: Request) -> bool:
-    """Whether a request would change the state file."""
-    return request.operation.kind == "state" and request.operation.name in ("CopyObject", "DeleteObject")
-
-
-# -- two or three writers in every order ---------------------------------------------------------------
-
-
-@dataclass
-class Beat:
-    """One heartbeat of an instance, in this process."""
-
-    lost: list[str] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-    thread: threading.Thread | None = None
-
-    def over(self) -> bool:
-        """Whether it has been written, or given up."""
-        return self.thread is not None and not self.thread.is_alive()
-
-    def wait(self) -> None:
-        """Wait for it."""
-        assert self.thread is not None
-        self.thread.join(60)
-
-
-def beat(lab: Lab, url: str) -> Beat:
-    """Start a heartbeat of the run that holds the environment."""
-    done = Beat()
-    client, bucket = lab.s3_by(url), lab.bucket
-    heart = Heartbeat(
-        lambda: StateStore(client, bucket, ENVIRONMENT),
-        RUN,
-        interval_seconds=3600,
-        progress=lambda: "step_9",
-        on_lost=done.lost.append,
-        log=done.log.append,
-    )
-    heart.stop()  # no pause: a stopped heart beats once at its start and once at its end
-    done.thread = heart._thread
-    heart.start(7)
-    return done
-
-
-Actor = Callable[[Lab, str], Running | Beat]
-
-
-def bash_move(status: str, step: str) -> Actor:
-    """The instance's, or a kill's, transition in Bash."""
-
-    def start(lab: Lab, url: str) -> Running:
-        return lab.bash('transition_state "$@"', lab.bucket, ENVIRONMENT, RUN, status, step, url=url)
-
-    return start
-
-
-def bash_delete(lab: Lab, url: str) -> Running:
-    """The last act of an instance."""
-    return lab.bash('delete_state "$@"', lab.bucket, ENVIRONMENT, RUN, url=url)
-
-
-def kill_now(lab: Lab, url: str) -> Running:
-    """The whole kill script."""
-    return lab.kill("--now", url=url)
-
-
-def kill(lab: Lab, url: str) -> Running:
-    """The whole kill script, asking first."""
-    return lab.kill(url=url)
-
-
-def launch(lab: Lab, url: str) -> Running:
-    """The whole launch script."""
-    return lab.launch(url=url)
-
-
-def race(lab: Lab, actors: list[Actor], order: tuple[int, ...]) -> list[Running | Beat]:
-    """Start all; hold each before its first change of the state file; let them go on in an order.
-
-    The next goes on when the one before has ended, or has come to a second change.
-    """
-    with ExitStack() as stack:
-        proxies = [stack.enter_context(lab.proxy()) for _ in actors]
-        for proxy in proxies:
-            proxy.hold(publishes)
-        running = [actor(lab, proxy.url) for actor, proxy in zip(actors, proxies, strict=True)]
-        held = [proxy.wait_held(60, unless=one.over) for proxy, one in zip(proxies, running, strict=True)]
-        for index in order:
-            waiting, proxy = held[index], proxies[index]
-            if waiting is not None:
-                waiting.release()
-                _await_effect(proxy, waiting.request, running[index])
-        for one in running:
-            one.wait()
-    return running
-
-
-def _await_effect(proxy: FaultProxy, request: Request, running: Running | Beat) -> None:
-    while request.number not in proxy.answered and not running.over():
-        threading.Event().wait(0.005)
+# -- two writers in every order -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
@@ -234,3 +140,57 @@ def test_a_launch_beside_a_cleanup(lab: Lab, tally: Tally, order: tuple[int, ...
     else:
         assert left is None and lab.instances() == {}
     tally.count("launch against cleanup", "launched" if end.status == 0 else "refused, environment free")
+
+
+# -- many of them at once -------------------------------------------------------------------------------
+
+CROWD, ROUNDS = 8, 20
+
+
+def ended_by_kills(lab: Lab, ends: Sequence[Running | Beat]) -> None:
+    """The run is ended and recorded, the environment free; no kill says otherwise."""
+    codes = [end.wait().status for end in ends if isinstance(end, Running)]
+    assert set(codes) <= {ExitCode.OK, ExitCode.STATE_CONFLICT} and ExitCode.OK in codes, codes
+    assert lab.state() is None and lab.instances() == {}
+
+
+def test_a_crowd_of_kills(lab: Lab, tally: Tally, full: bool) -> None:
+    """Kills, half of them in a hurry: alone, among heartbeats, beside an instance that finishes."""
+    if not full:
+        pytest.skip("the full form has crowds")
+    kills: list[Actor] = [kill, kill_now] * (CROWD // 2)
+    others: dict[str, tuple[str, list[Actor]]] = {
+        "kills at once": ("training", []),
+        "kills and heartbeats at once": ("training", [beat] * CROWD),
+        "kills beside a finish": ("results_sync", [last_acts]),
+    }
+    for proof, (status, company) in others.items():
+        for _ in range(ROUNDS):
+            lab.clear()
+            lab.claim(RUN, status=status, instance_id=lab.machine(RUN))
+            ended_by_kills(lab, race(lab, kills + company, None))
+            outcome = (lab.record(RUN) or {})["outcome"]
+            assert outcome == "killed" or (company == [last_acts] and outcome == "succeeded"), outcome
+            lab.history.check()
+            tally.count(f"{CROWD} {proof}", f"{outcome} once, environment free")
+
+
+def test_a_crowd_of_launches_beside_a_cleanup(lab: Lab, tally: Tally, full: bool) -> None:
+    """Of the launches that come while the old run's last act is under way one wins, or none."""
+    if not full:
+        pytest.skip("the full form has crowds")
+    for _ in range(ROUNDS):
+        lab.clear()
+        instance = lab.machine(RUN)
+        lab.claim(RUN, status="cleanup", instance_id=instance)
+        lab.aws.ec2.terminate_instances(InstanceIds=[instance])
+        lab.wait_for_no_instance()
+        ends = [end.wait() for end in race(lab, [bash_delete, *[launch] * CROWD], None)[1:]]
+        codes = [end.status for end in ends if end is not None]
+        assert set(codes) <= {ExitCode.OK, ExitCode.HELD} and codes.count(ExitCode.OK) <= 1, ends
+        state = lab.state()
+        owners = [] if state is None else [state["run_id"]]
+        assert len(owners) == codes.count(ExitCode.OK) and list(lab.instances().values()) == owners
+        lab.history.check()
+        outcome = "one launched" if owners else "all refused, environment free"
+        tally.count(f"{CROWD} launches beside a cleanup", outcome)
