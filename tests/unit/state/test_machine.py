@@ -199,6 +199,7 @@ ERROR_CODES = {
     "ToolMissing": 24,
     "NoCredentials": 10,
     "LocalCloudDown": 29,
+    "TooDear": 30,
 }
 
 
