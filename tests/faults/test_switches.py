@@ -16,10 +16,8 @@ from tools.doomed import (
     DEADLINE,
     NAME,
     Doomed,
-    forget_schedules,
     later,
     s3_is_gone,
-    schedules,
     silent_network,
     write_programs,
 )
@@ -95,10 +93,10 @@ def by_outside(lab: Lab, fault: str) -> str:
     """The guest cannot power off, and nobody reaps."""
     machine = doomed(lab, fault, power=False)
     machine.arm_outside()
-    assert machine.state == "running" and schedules(lab) == [NAME]
+    assert machine.state == "running" and lab.schedules() == [NAME]
     with later(lab, DEADLINE + timedelta(minutes=6)):
         assert machine.reason() == BY_API
-        machine.wait_until(lambda: schedules(lab) == [])
+        machine.wait_until(lambda: lab.schedules() == [])
     return "ended by the outside switch"
 
 
@@ -119,12 +117,12 @@ def by_launch(lab: Lab, _fault: str) -> str:
     end = lab.launch().wait()
     assert end.status == 0, end.stderr
     said = json.loads(end.stdout)
-    assert schedules(lab) == [f"chronos-local-{said['run_id']}"]
+    assert lab.schedules() == [f"chronos-local-{said['run_id']}"]
     with later(lab, timedelta(minutes=34)):  # the deadline is half an hour from the launch
         assert lab.instances() != {}
     with later(lab, timedelta(minutes=36)):
         lab.wait_for_no_instance(60)
-    forget_schedules(lab)
+    forget_lab.schedules()
     return "ended by the schedule of its launch"
 
 

@@ -22,10 +22,9 @@ from chronos_ec2.workstation.outside_switch import switch_name
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.switch_service import OutsideSwitches
 from tools.fault_proxy import Request
-from tools.lab import ENVIRONMENT, Lab
+from tools.lab import ENVIRONMENT, SCHEDULE_GROUP, Lab
 
 RUN: Final = "2025-01-15-143022"
-GROUP: Final = "ChronosTraining"
 DEADLINE: Final = timedelta(minutes=20)
 _SLEEP: Final = """#!/bin/sh
 exec {sleep} "$(awk -v seconds="$1" 'BEGIN {{ print seconds / 60 }}')"
@@ -133,7 +132,7 @@ class Doomed:
     def arm_outside(self) -> None:
         """Arm the outside switch, as a launch does."""
         aws = self.lab.aws
-        switches = OutsideSwitches(aws.client("scheduler"), GROUP, aws.exports["SchedulerRoleArn"])
+        switches = OutsideSwitches(aws.client("scheduler"), SCHEDULE_GROUP, aws.exports["SchedulerRoleArn"])
         switches.arm(ENVIRONMENT, RUN, self.id, self.deadline)
 
     def reason(self, seconds: float = 60) -> str:
@@ -159,26 +158,13 @@ class Doomed:
 
 @contextmanager
 def later(lab: Lab, span: timedelta) -> Iterator[None]:
-    """The scheduler's clock goes ahead; afterwards nothing is scheduled, and it is right again."""
+    """The clock of the scheduler goes ahead, and is right again afterwards."""
     clock = lab.home / "clock-offset"
     clock.write_text(str(span.total_seconds()))
     try:
         yield
     finally:
         clock.unlink()
-
-
-def schedules(lab: Lab) -> list[str]:
-    """The names of the schedules that are left."""
-    answer = lab.aws.client("scheduler").list_schedules(GroupName=GROUP)
-    return [item["Name"] for item in answer["Schedules"]]
-
-
-def forget_schedules(lab: Lab) -> None:
-    """Nothing is scheduled any more."""
-    client = lab.aws.client("scheduler")
-    for name in schedules(lab):
-        client.delete_schedule(Name=name, GroupName=GROUP)
 
 
 NAME: Final = switch_name(ENVIRONMENT, RUN)

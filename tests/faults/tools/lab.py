@@ -33,6 +33,7 @@ from tools.programs import Prefork, Running
 from tools.scenes import record_body, state_body
 
 ENVIRONMENT: Final = "local"
+SCHEDULE_GROUP: Final = "ChronosTraining"
 STATE_KEY: Final = f"{ENVIRONMENT}/system-state.json"
 LIVE: Final = ["pending", "running", "stopping", "stopped"]
 LATER: Final = timedelta(minutes=40)
@@ -279,7 +280,7 @@ class Lab:
         return str(answer["Instances"][0]["InstanceId"])
 
     def clear(self) -> None:
-        """Back to nothing: no state, no staged body, no record, no instance."""
+        """Back to nothing: no state, no staged body, no record, no schedule, no instance."""
         self.history = History()
         live = list(self.instances([*LIVE, "shutting-down"]))
         if live:
@@ -289,7 +290,19 @@ class Lab:
             keys = [{"Key": item["Key"]} for page in pages for item in page.get("Contents", [])]
             for start in range(0, len(keys), 1000):
                 self.aws.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys[start : start + 1000]})
+        self.forget_schedules()
         self.wait_for_no_instance()
+
+    def schedules(self) -> list[str]:
+        """The names of the schedules that are left."""
+        answer = self.aws.client("scheduler").list_schedules(GroupName=SCHEDULE_GROUP)
+        return [item["Name"] for item in answer["Schedules"]]
+
+    def forget_schedules(self) -> None:
+        """Nothing is scheduled any more."""
+        client = self.aws.client("scheduler")
+        for name in self.schedules():
+            client.delete_schedule(Name=name, GroupName=SCHEDULE_GROUP)
 
     def wait_for_no_instance(self, seconds: float = 20) -> None:
         """Wait until EC2 calls every instance terminated."""
