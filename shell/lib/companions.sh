@@ -19,12 +19,11 @@ upload_log() {
 # Sleeps so that TERM ends a companion at once. A companion that is in the middle of a call finishes it first.
 # <seconds>
 _pause() {
-  local pause
+  local before=${!:-}
+  # Set before the sleep begins: a TERM between the two would leave it behind.
+  trap '[[ ${!:-} == "$before" ]] || kill "$!" 2>/dev/null; exit 0' TERM
   sleep "$1" &
-  pause=$!
-  # shellcheck disable=SC2064  # this sleep is meant
-  trap "kill $pause 2>/dev/null; exit 0" TERM
-  wait "$pause"
+  wait "$!"
   trap 'exit 0' TERM
 }
 

@@ -122,7 +122,7 @@ def by_launch(lab: Lab, _fault: str) -> str:
         assert lab.instances() != {}
     with later(lab, timedelta(minutes=36)):
         lab.wait_for_no_instance(60)
-    forget_lab.schedules()
+    lab.forget_schedules()
     return "ended by the schedule of its launch"
 
 

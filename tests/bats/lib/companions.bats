@@ -128,5 +128,9 @@ teardown() { common_teardown; }
   run -0 pgrep -x sleep -P "$companion"
   kill -TERM "$companion"
   wait "$companion"
-  run ! ps -o pid= -p "$output"
+  for ((attempt = 0; attempt < 100; attempt++)); do
+    ps -o pid= -p "$output" >/dev/null || return 0
+    sleep 0.05
+  done
+  fail "sleep $output outlives the companion"
 }
