@@ -503,7 +503,7 @@ def bats(c: Context, only: str = "tests/bats") -> None:
 @task(help={"only": "a file or a folder; default: all"})
 def pytest(c: Context, only: str = "tests") -> None:
     """Test the Python code, the CDK app, the embedded AWS and whole runs on it."""
-    run(commands.pytest_command(only, spread="loadfile"))
+    run(commands.pytest_command(only, spread="loadgroup"))
 
 
 @task(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import pytest
 
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import REPOSITORY, load_settings
+from prefork import Prefork
 
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 # What takes an administrator, or no AWS at all; everything else is done by who holds the launcher's policy.
@@ -24,11 +27,16 @@ NOT_FOR_LAUNCHERS = ("deploy", "destroy", "build-env", "sample-data", "render", 
 
 @dataclass
 class Cloud:
-    """An embedded AWS of the tests' own, and the ways a user has to reach it."""
+    """An embedded AWS of the tests' own, and the ways a user has to reach it.
+
+    Attributes:
+        quick: the folder of an `aws` and a `python` that start at once; launches use them then.
+    """
 
     home: Path
     variables: dict[str, str] = field(default_factory=dict)
     launcher: dict[str, str] = field(default_factory=dict)
+    quick: Path | None = None
 
     def invoke(self, *words: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
         """Run an Invoke task as a user would, from another folder."""
@@ -85,14 +93,35 @@ class Cloud:
 
     def launch(self, *words: str) -> dict[str, Any]:
         """Launch a run; what `--json` printed."""
-        done = self.invoke("launch", "--env", "local", "--json", *words)
+        flags = ("--env", "local", "--json", *words)
+        done = (
+            self.invoke("launch", *flags) if self.quick is None else self._launch_quickly(self.quick, flags)
+        )
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def follow(self, run_id: str) -> subprocess.CompletedProcess[str]:
+    def _launch_quickly(self, programs: Path, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        variables = {
+            "PATH": path,
+            "CHRONOS_PYTHON": str(programs / "python"),
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        return subprocess.run(
+            [str(REPOSITORY / "shell" / "launch_training.sh"), *flags],
+            cwd=self.home,
+            env={**self.variables, **self.launcher, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def follow(self, run_id: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Watch a run to its end."""
-        return self.invoke("watch", "--env", "local", "--run", run_id, "--poll-seconds", "1")
+        words = ("watch", "--env", "local", "--run", run_id, "--poll-seconds", "1")
+        return self.invoke(*words, timeout=timeout)
 
     def record(self, run_id: str) -> dict[str, Any]:
         """The run's `run.json`."""
@@ -174,6 +203,27 @@ def cloud(started_cloud: Cloud) -> Cloud:
         if words[0] == "deploy":
             started_cloud.give_to_launcher()
     return started_cloud
+
+
+@pytest.fixture(scope="session")
+def prefork() -> Iterator[Prefork]:
+    """An `aws` that starts at once."""
+    with tempfile.TemporaryDirectory(prefix="prefork-") as folder:
+        made = Prefork(Path(folder) / "p")
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def quick_aws(cloud: Cloud, prefork: Prefork) -> Iterator[None]:
+    """The AWS CLI starts at once, on the laptop and on machines: a run is mostly its starting otherwise."""
+    (guest_aws,) = (cloud.home / "image").rglob("bin/aws")
+    aside = guest_aws.rename(guest_aws.with_name("aws-aside"))
+    shutil.copy(prefork.bin / "aws", guest_aws)
+    cloud.quick = prefork.bin
+    yield
+    cloud.quick = None
+    aside.replace(guest_aws)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -107,12 +107,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", cases, ids=[f"{one.sid}-{one.action}" for one in cases])
 
 
-@pytest.mark.usefixtures("listener")
+@pytest.mark.usefixtures("listener", "quick_aws")
 def test_a_run_without_one_permission_says_so_and_leaves_no_machine(cloud: Cloud, case: Case) -> None:
     trainer = ("--set", "trainer=command", "--set", 'command=["true"]')
     with taken_away(cloud, case):
         launched = cloud.launch(*trainer)
-        watched = cloud.invoke("watch", "--env", "local", "--run", launched["run_id"], timeout=900)
+        watched = cloud.follow(launched["run_id"], timeout=900)
         words = said(cloud, launched)
         cloud.invoke("kill", "--env", "local", "--yes")
     print(watched.stdout[-3000:], words[-6000:], sep="\n---\n")

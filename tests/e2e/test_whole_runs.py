@@ -106,6 +106,7 @@ exec python3 -m chronos_ec2.instance.trainers.linear_quantile --config "$1" --da
 """The test trainer; it hangs at a step unless it goes on from a checkpoint."""
 
 
+@pytest.mark.usefixtures("quick_aws")
 def test_an_interrupted_spot_run_goes_on_and_ends_with_the_model_of_a_run_in_one_piece(
     cloud: Cloud, whole_run: dict[str, Any]
 ) -> None:
@@ -151,7 +152,7 @@ def no_jq(cloud: Cloud) -> Iterator[None]:
     aside.rename(link)
 
 
-@pytest.mark.usefixtures("no_jq")
+@pytest.mark.usefixtures("no_jq", "quick_aws")
 def test_a_trainer_that_exits_3_fails_the_run_at_training_also_on_an_image_without_jq(
     cloud: Cloud, inbox: Callable[[], dict[str, str]]
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_trainer_that_exits_3_fails_the_run_at_training_also_on_an_image_witho
         assert line in said["failed at training"].splitlines()
 
 
+@pytest.mark.usefixtures("quick_aws")
 def test_a_hanging_trainer_holds_the_environment_until_it_is_killed(cloud: Cloud) -> None:
     launched = cloud.launch(*rehearsal("--hang-at-step", "20"))
     second = cloud.invoke("launch", "--env", "local")
@@ -184,6 +186,7 @@ def test_a_hanging_trainer_holds_the_environment_until_it_is_killed(cloud: Cloud
     assert watched.returncode == ExitCode.RUN_KILLED, watched.stdout
 
 
+@pytest.mark.usefixtures("quick_aws")
 def test_a_corrupt_environment_archive_fails_at_venv_download(cloud: Cloud) -> None:
     aws = cloud.aws
     manifest_key = "cached-datasets/python-env/MANIFEST.json"
@@ -203,6 +206,7 @@ def test_a_corrupt_environment_archive_fails_at_venv_download(cloud: Cloud) -> N
     assert "corrupt" in record["error"] and "invoke build-env" in record["error"]
 
 
+@pytest.mark.usefixtures("quick_aws")
 def test_scripts_altered_after_the_launch_are_never_run(cloud: Cloud) -> None:
     aws = cloud.aws
     key = "cached-datasets/scripts/lib/phases.sh"
@@ -221,6 +225,7 @@ def test_scripts_altered_after_the_launch_are_never_run(cloud: Cloud) -> None:
     assert not Path("/tmp/altered-script-ran").exists()
 
 
+@pytest.mark.usefixtures("quick_aws")
 def test_a_claim_whose_machine_was_taken_back_without_a_notice_is_taken_over(cloud: Cloud) -> None:
     every = ["--set", "checkpoint_every_steps=100"]
     first = cloud.launch("--spot", *rehearsal("--hang-at-step", "20"), *every)

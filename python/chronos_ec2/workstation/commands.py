@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import cpu_count
 
 from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.aws import aws_variables, local_home
@@ -121,9 +122,13 @@ def pytest_command(only: str, *, spread: str) -> list[str]:
     """Some tests, on all cores.
 
     Args:
-        spread: how pytest-xdist deals them out: `loadfile` keeps a file together, `worksteal` does not.
+        spread: how pytest-xdist deals them out: `loadgroup` keeps together what shares slow fixtures (see
+            tests/conftest.py), `worksteal` does not.
     """
-    return [sys.executable, "-m", "pytest", only, "--numprocesses", "auto", "--dist", spread]
+    workers = ["--numprocesses", "auto"]
+    if spread == "loadgroup":  # one of them waits for whole runs most of its time
+        workers = ["--numprocesses", str(cpu_count() + 1), "--no-loadscope-reorder"]
+    return [sys.executable, "-m", "pytest", only, *workers, "--dist", spread]
 
 
 def faults_command(only: str, seed: int | str | None = None, report: str | None = None) -> list[str]:

@@ -26,10 +26,11 @@ from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.reap import Reaper, reap
 from chronos_ec2.workstation.settings import REPOSITORY
 from chronos_ec2.workstation.watch import watch
+from prefork import Prefork
 from tools.cloud import furnish, local_aws, start_cloud, stop_cloud
 from tools.fault_proxy import Fault, FaultProxy
 from tools.history import History
-from tools.programs import Prefork, Running
+from tools.programs import Running
 from tools.scenes import record_body, state_body
 
 ENVIRONMENT: Final = "local"

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import cpu_count
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,9 @@ def test_a_module_command() -> None:
 
 
 def test_tests_run_on_all_cores() -> None:
-    words = [sys.executable, "-m", "pytest", "tests", "--numprocesses", "auto", "--dist", "loadfile"]
-    assert commands.pytest_command("tests", spread="loadfile") == words
+    words = [sys.executable, "-m", "pytest", "tests", "--numprocesses", str(cpu_count() + 1)]
+    words += ["--no-loadscope-reorder", "--dist", "loadgroup"]
+    assert commands.pytest_command("tests", spread="loadgroup") == words
 
 
 def test_the_fault_proofs_in_full() -> None:

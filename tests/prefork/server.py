@@ -4,7 +4,7 @@ The code that runs is the real awscli and the real modules, over real HTTP; only
 driver and the service models are made before the first call. A call ends when its client does: the fork dies
 when the client's socket closes, as a program dies with a killed process group.
 
-Usage: prefork_server.py SOCKET
+Usage: server.py SOCKET
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hands one call over to the prefork server: `prefork_client.py SOCKET PROGRAM ARGUMENTS...`.
+"""Hands one call over to the prefork server: `client.py SOCKET PROGRAM ARGUMENTS...`.
 
 Run with `python -I -S`; it imports nothing but built-in modules, because its start is most of a call's cost.
 Sends the environment, folder and arguments with the three standard streams, and exits as the call does.
