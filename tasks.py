@@ -165,11 +165,6 @@ def upload(
     progress = uploads.terminal_progress(sys.stderr)
     with clear_errors():
         aws = Aws(settings)
-        archive = environment_folder(settings)
-        print(uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress), file=sys.stderr)
-        tools = make_instance_tools(STATE_FOLDER / "tools")
-        scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
-        print(scripts, file=sys.stderr)
         if data is not None:
             # A trainer of the user's own knows itself how long a series it needs.
             shortest = settings.shortest_series if settings.trainer == "test" else 1
@@ -177,6 +172,11 @@ def upload(
                 aws.s3, aws.bucket, Path(data), shortest, out=sys.stderr, progress=progress
             )
             print(sent, file=sys.stderr)
+        archive = environment_folder(settings)
+        print(uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress), file=sys.stderr)
+        tools = make_instance_tools(STATE_FOLDER / "tools")
+        scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
+        print(scripts, file=sys.stderr)
 
 
 # -- runs ---------------------------------------------------------------------------------------------
