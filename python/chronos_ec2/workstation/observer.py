@@ -13,11 +13,12 @@ from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.workstation.next_step import ec2_warning
 from chronos_ec2.workstation.outcome import (
+    LAUNCH_GRACE,
     Fate,
     expected_since,
     finish_record,
     instance_fate,
-    may_be_launching,
+    is_launching,
     phase_of_step,
 )
 from chronos_ec2.workstation.run_cost import cost_until, total_of
@@ -142,7 +143,7 @@ class Observer:
         detail = None
         if age > self._beat * BEATS_BEFORE_ASKING:
             fate = self._ask(run_id, state["instance_id"], moment(expected_since(state)))
-            if fate.state == "gone" and not may_be_launching(state, run_id, self._now()):
+            if fate.state == "gone" and not (is_launching(state, run_id) and age < LAUNCH_GRACE):
                 return self._gone(run_id, fate, state)
             beats = self._beat * BEATS_BEFORE_STALLED
             if age > (beats if state["status"] == "training" else max(beats, PHASE_PATIENCE)):
@@ -215,9 +216,10 @@ class Observer:
     def _gone(self, run_id: str, fate: Fate, state: Mapping[str, Any] | None) -> Sight:
         """The machine is gone: the end is what run.json says, or what it says once completed."""
         environment, trouble = self._environment, None
+        write = not is_launching(state, run_id)
         try:
             document = finish_record(
-                self._s3, self._bucket, environment, run_id, fate, state=state, now=self._now
+                self._s3, self._bucket, environment, run_id, fate, state=state, write=write, now=self._now
             )
         except ChronosError as error:
             if isinstance(error, TRANSIENT):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chronos_ec2.state.clock import from_text, to_text, utc_now
+from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.stored_checkpoints import list_stored
 from chronos_ec2.workstation.run_cost import with_cost
 from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
@@ -105,20 +105,17 @@ def expected_since(state: Mapping[str, Any]) -> str:
     return str(state["timestamps"]["start" if state["instance_id"] else "last_update"])
 
 
-def may_be_launching(state: Mapping[str, Any] | None, run_id: str, now: datetime) -> bool:
-    """Whether a run's launch may still be under way, whatever became of the instances that it has had.
+def is_launching(state: Mapping[str, Any] | None, run_id: str) -> bool:
+    """Whether a run holds its environment without an instance: its launch alone says what becomes of it.
 
-    When EC2 ends an instance at its start, the launch renews its claim and goes on to the next pool.
+    When EC2 ends an instance at its start, the launch goes on to the next pool; how long it has been silent
+    proves nothing, for its laptop may have slept. The record of such a run gets its end from who takes its
+    claim away, by compare-and-swap: `invoke reap`, or the next launch.
 
     Args:
         state: what holds the environment now.
     """
-    if state is None or state["run_id"] != run_id or state["instance_id"]:
-        return False
-    try:
-        return now - from_text(state["timestamps"]["last_update"]) < LAUNCH_GRACE
-    except ValueError:
-        return False
+    return state is not None and state["run_id"] == run_id and not state["instance_id"]
 
 
 def _describe(
@@ -173,6 +170,7 @@ def finish_record(
     fate: Fate,
     *,
     state: Mapping[str, Any] | None = None,
+    write: bool = True,
     now: Callable[[], datetime] = utc_now,
 ) -> dict[str, Any] | None:
     """Complete run.json of a run whose machine is gone: `lost`, or `killed` if the state said so.
@@ -186,9 +184,10 @@ def finish_record(
     Args:
         fate: what `instance_fate` said; anything but `gone` writes nothing.
         state: the last state file of this run, if one is left.
+        write: False only returns what would be written.
 
     Returns:
-        The record as it is now in the bucket; None when there is none.
+        The record as it is now in the bucket, or would be; None when there is none.
 
     Raises:
         RecordUnreadable: run.json is not a JSON object; it is left alone.
@@ -206,7 +205,7 @@ def finish_record(
         if ending["outcome"] == "interrupted":
             ending |= _interruption(s3, bucket, f"{environment}/{run_id}/", ending, state or {})
         finished = with_cost({**record, **_machine(record, fate, state or {}), **ending})
-        if put_json(s3, bucket, key, finished, if_match=found[1]):
+        if not write or put_json(s3, bucket, key, finished, if_match=found[1]):
             return finished
     return record
 

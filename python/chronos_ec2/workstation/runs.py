@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.next_step import unfinished
-from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate, may_be_launching
+from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate, is_launching
 from chronos_ec2.workstation.run_cost import cost_text, cost_until
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
@@ -154,7 +154,7 @@ def _completed(
     try:
         fate = instance_fate(ec2, environment, run_id, instance, started_at=started, now=now)
         # A record is older than its claim: the run may have claimed the environment since that was looked at.
-        if fate.state == "gone" and may_be_launching(active_state(s3, bucket, environment), run_id, now()):
+        if fate.state == "gone" and is_launching(active_state(s3, bucket, environment), run_id):
             return document, None
         finished = finish_record(s3, bucket, environment, run_id, fate, state=held, now=now) or document
     except ChronosError as error:

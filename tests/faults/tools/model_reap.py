@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import to_text
 from chronos_ec2.workstation import reap_plan
-from chronos_ec2.workstation.outcome import LAUNCH_GRACE, Fate, instance_fate
+from chronos_ec2.workstation.outcome import Fate, instance_fate
 from tools.model_cloud import (
     CLAIM_PATIENCE,
     DEADLINE_TICKS,
@@ -250,10 +250,9 @@ class Reap(Helpers):
         held = yield from self._ask(Call("get_state"))
         if held is FAIL:
             return
-        now = yield Call("now")
         if held is None or held.run != run:
             yield from self.finish_record(run, False)
-        elif held.instance is not None or (now - held.heard) * TICK >= LAUNCH_GRACE:
+        elif held.instance is not None:
             yield from self.finish_record(run, held.killed)
 
 
