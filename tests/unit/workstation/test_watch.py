@@ -311,6 +311,12 @@ def test_a_launch_whose_first_instance_came_to_nothing_is_not_lost(world: Any) -
     world.clock.pass_time(60)  # nobody renews it any more
     (seen,) = Watched(world, follow=False, as_json=True).json
     assert seen["outcome"] == "lost"
+    # Its laptop may only have slept. Who takes the claim away may write the end; nobody has.
+    list_runs(world.s3, world.bucket, "dev", ec2=world.ec2, now=world.clock.now)
+    assert world.run_document()["outcome"] is None
+    world.s3.delete_object(Bucket=world.bucket, Key="dev/system-state.json")
+    list_runs(world.s3, world.bucket, "dev", ec2=world.ec2, now=world.clock.now)
+    assert world.run_document()["outcome"] == "lost"
 
 
 # Words
