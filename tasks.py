@@ -147,7 +147,8 @@ def environment_folder(settings: Settings) -> Path:
 @task(help={"into": "folder for the Parquet files; default: .chronos/sample-data"})
 def sample_data(c: Context, into: str | None = None) -> None:
     """Write the hourly weather of three New York airports as Parquet files to train on."""
-    run(commands.module_command("workstation.sample_data", into or str(STATE_FOLDER / "sample-data")))
+    folder = Path(into).absolute() if into else STATE_FOLDER / "sample-data"  # a task runs in the repository
+    run(commands.module_command("workstation.sample_data", str(folder)))
 
 
 @task(

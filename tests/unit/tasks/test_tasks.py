@@ -257,6 +257,14 @@ def test_deploy_is_the_direct_cdk_deploy(tasks: ModuleType, ran: Ran) -> None:
     assert ran.argvs == [commands.cdk_command(dev, ["dev", "prod"], "deploy", *flags)]
 
 
+def test_sample_data_go_where_the_user_stands(
+    tasks: ModuleType, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks.sample_data(Context(), into="data")
+    assert ran.argvs == [commands.module_command("workstation.sample_data", str(tmp_path / "data"))]
+
+
 def test_a_dry_deploy_compares_templates_and_changes_nothing(
     tasks: ModuleType, ran: Ran, capsys: pytest.CaptureFixture[str]
 ) -> None:
