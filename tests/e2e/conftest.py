@@ -40,10 +40,16 @@ class Cloud:
 
     def invoke(self, *words: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
         """Run an Invoke task as a user would, from another folder."""
+        argv = [INVOKE, "--search-root", str(REPOSITORY), *words]
+        return self._run(argv, timeout, {**self._caller(words[0]), **more})
+
+    def _run(
+        self, argv: list[str], timeout: float, variables: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [INVOKE, "--search-root", str(REPOSITORY), *words],
+            argv,
             cwd=self.home,
-            env={**self.variables, **self._caller(words[0]), **more},
+            env={**self.variables, **variables},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -59,15 +65,7 @@ class Cloud:
         """Run a Bash script without Invoke, on the variables that `local.env` prints."""
         exports = self.invoke("local.env").stdout
         line = f'{exports}\nexec {REPOSITORY}/shell/{name} "$@"'
-        return subprocess.run(
-            ["bash", "-c", line, name, *words],
-            cwd=self.home,
-            env={**self.variables, **more},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return self._run(["bash", "-c", line, name, *words], timeout, more)
 
     def give_to_launcher(self) -> None:
         """From now on the tasks act as a user who has the stack's launcher policy and no other right."""
@@ -108,15 +106,8 @@ class Cloud:
             "CHRONOS_PYTHON": str(programs / "python"),
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        return subprocess.run(
-            [str(REPOSITORY / "shell" / "launch_training.sh"), *flags],
-            cwd=self.home,
-            env={**self.variables, **self.launcher, **variables},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        argv = [str(REPOSITORY / "shell" / "launch_training.sh"), *flags]
+        return self._run(argv, 120, {**self.launcher, **variables})
 
     def follow(self, run_id: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Watch a run to its end."""

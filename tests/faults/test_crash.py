@@ -9,27 +9,21 @@ from pathlib import Path
 
 import pytest
 from tools.crash import Point, Start, count_requests, crash, points
-from tools.lab import ENVIRONMENT, LATER, Lab
+from tools.endings import next_launch_is_accepted, reap_ends_it, records_tell
+from tools.lab import ENVIRONMENT, Lab
 from tools.programs import Running
+from tools.races import RUN, kill_now, launch
 from tools.tally import Tally
 
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation.settings import REPOSITORY
 
-RUN = "2025-01-15-143022"
-SOON = timedelta(minutes=6)
-"""Past the patience with a claim that has no instance, before any deadline and staleness."""
 PYTHON_WRITER = """
 import sys, boto3
 from chronos_ec2.state.store import StateStore
 bucket, environment, run_id, status, step = sys.argv[1:]
 StateStore(boto3.client("s3"), bucket, environment).transition(run_id, status, step)
 """
-
-
-def launch(lab: Lab, url: str) -> Running:
-    """The launcher."""
-    return lab.launch(url=url)
 
 
 def bash_writer(lab: Lab, url: str) -> Running:
@@ -42,42 +36,6 @@ def python_writer(lab: Lab, url: str) -> Running:
     words = (lab.bucket, ENVIRONMENT, RUN, "data_sync", "data_sync")
     python = str(REPOSITORY / ".venv" / "bin" / "python")
     return lab.start([python, "-c", PYTHON_WRITER, *words], url)
-
-
-def kill(lab: Lab, url: str) -> Running:
-    """The kill script."""
-    return lab.kill("--now", url=url)
-
-
-def reap_ends_it(lab: Lab) -> None:
-    """What holds after any crash: one owner at most; after `reap` nothing without one, at last nothing."""
-    live = lab.instances()
-    assert len(live) <= 1, f"{len(live)} instances of one environment: {live}"
-    code, said = lab.reap(later=SOON)
-    assert code == ExitCode.OK, said
-    state = lab.state()
-    for run_id in lab.instances().values():
-        assert state is not None and state["run_id"] == run_id, f"{run_id} has no owner: {said}"
-    code, said = lab.reap(later=LATER)
-    assert code == ExitCode.OK, said
-    assert lab.instances() == {} and lab.state() is None, said
-
-
-def records_tell(lab: Lab) -> list[str]:
-    """Every run that has left a trace has a record with an end; the outcomes."""
-    outcomes = []
-    for run_id in lab.run_ids():
-        record = lab.record(run_id)
-        assert record is not None and record["outcome"], f"{run_id}: {record}"
-        assert record["ended_at"] and record["error"], record
-        outcomes.append(str(record["outcome"]))
-    return outcomes
-
-
-def next_launch_is_accepted(lab: Lab) -> None:
-    """The environment is free: the next launch gets it."""
-    end = lab.launch().wait()
-    assert end.status == 0, end.stderr
 
 
 # -- the launcher ---------------------------------------------------------------------------------------
@@ -185,10 +143,10 @@ def test_a_kill_that_is_killed(lab: Lab, tally: Tally, full: bool) -> None:
     if not full:
         pytest.skip("the full form stops it at every request")
     lab.claim(RUN, status="training", instance_id=lab.machine(RUN))
-    for point in points(len(count_requests(lab, kill))):
+    for point in points(len(count_requests(lab, kill_now))):
         lab.clear()
         lab.claim(RUN, status="training", instance_id=lab.machine(RUN))
-        crash(lab, kill, point)
+        crash(lab, kill_now, point)
         if point.after_effect:
             assert lab.kill("--now").wait().status == 0
             assert lab.instances() == {} and lab.state() is None

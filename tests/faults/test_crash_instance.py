@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from test_crash import next_launch_is_accepted, reap_ends_it, records_tell
 from tools.crash import points
+from tools.endings import next_launch_is_accepted, reap_ends_it, records_tell
 from tools.fault_proxy import Held, Match, Request
 from tools.lab import Lab
 from tools.tally import Tally

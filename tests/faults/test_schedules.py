@@ -9,10 +9,10 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from test_crash import SOON
-from tools.lab import ENVIRONMENT, LATER, Lab
+from tools.endings import reap_leaves_nothing
+from tools.lab import ENVIRONMENT, Lab
 from tools.programs import Ended
-from tools.races import RUN, beat
+from tools.races import RUN, beat, kill, kill_now, launch
 from tools.schedules import Cast, Player, Program, Schedule, Start
 from tools.tally import Tally
 
@@ -74,21 +74,6 @@ def heartbeat(lab: Lab, url: str) -> Program:
     """The wrapper's heartbeat."""
     found = beat(lab, url)
     return Thread(found.wait)
-
-
-def launch(lab: Lab, url: str) -> Program:
-    """The launch script."""
-    return lab.launch(url=url)
-
-
-def kill(lab: Lab, url: str) -> Program:
-    """The kill script, asking first."""
-    return lab.kill(url=url)
-
-
-def kill_now(lab: Lab, url: str) -> Program:
-    """The kill script in a hurry."""
-    return lab.kill("--now", url=url)
 
 
 def instance(run_id: str, machine: str, *phases: str) -> Start:
@@ -181,14 +166,7 @@ def judge(lab: Lab, players: list[Player]) -> None:
 
 def end_of_all(lab: Lab) -> list[str]:
     """Once all is quiet, `reap` leaves no instance without an owner, at last nothing; the runs' outcomes."""
-    code, said = lab.reap(later=SOON)
-    assert code == ExitCode.OK, said
-    state = lab.state()
-    for run_id in lab.instances().values():
-        assert state is not None and state["run_id"] == run_id, f"{run_id} has no owner: {said}"
-    code, said = lab.reap(later=LATER)
-    assert code == ExitCode.OK, said
-    assert lab.instances() == {} and lab.state() is None, said
+    reap_leaves_nothing(lab)
     code, said = lab.reap(later=timedelta(hours=2))
     assert code == ExitCode.OK and lab.staged() == [], said
     lab.history.check()
