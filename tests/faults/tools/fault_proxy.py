@@ -163,7 +163,7 @@ class FaultProxy:
             held = Held(request, after_effect)
             self._held.append(held)
             self._changed.notify_all()
-        held.wait(120)
+        held.wait(900)
         return not held.dropped
 
     def forward(self, request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
