@@ -122,11 +122,17 @@ put_run_file() {
 # Writes the run's record, which nobody else has written: the id is reserved. A refusal answers our own write, made again
 # after its answer was lost; by then somebody may have completed the record.
 create_run_record() {
-  if retry_with_backoff 6 aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json" \
-    --body "$work/run.json" --content-type application/json --if-none-match '*'; then
-    return 0
-  fi
-  case $AWS_ERROR_CODE in PreconditionFailed | 412) return 0 ;; esac
+  local attempt
+  for ((attempt = 0; attempt < 2; attempt++)); do
+    if retry_with_backoff 6 aws s3api put-object --bucket "$bucket" --key "$environment/$run_id/run.json" \
+      --body "$work/run.json" --content-type application/json --if-none-match '*'; then
+      return 0
+    fi
+    case $AWS_ERROR_CODE in PreconditionFailed | 412) ;; *) break ;; esac
+    if retry_with_backoff 3 aws s3api head-object --bucket "$bucket" --key "$environment/$run_id/run.json"; then
+      return 0
+    fi
+  done
   _report_aws_error "writing s3://$bucket/$environment/$run_id/run.json"
 }
 

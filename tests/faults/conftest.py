@@ -34,7 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = config.getoption("--seed", None)
     if seed is None:
         seed = getattr(config, "workerinput", {}).get("faults_seed", random.randrange(10**6))
-    config.stash[_TALLY] = Tally(seed, bool(config.getoption("--full", False)))
+    full = bool(config.getoption("--full", False))
+    config.stash[_TALLY] = Tally(seed, full)
+    if full and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_SayAtOnce(config))
 
 
 _TALLY = pytest.StashKey[Tally]()
@@ -51,6 +54,19 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Take over what a process of pytest-xdist has counted."""
     counted = getattr(node, "workeroutput", {}).get("faults_tally", {})
     node.config.stash[_TALLY].merge(counted)
+
+
+class _SayAtOnce:
+    """Prints a failure when it happens: the full form has an hour to go then."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Told of every test's end."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and reporter is not None:
+            reporter.write_line(f"\n{report.nodeid} failed:\n{report.longreprtext}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

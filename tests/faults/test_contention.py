@@ -28,7 +28,6 @@ from tools.tally import Tally
 
 from chronos_ec2.exit_codes import ExitCode
 
-
 PATIENCE = 900
 """Seconds before a crowd of programs on two cores counts as hung."""
 

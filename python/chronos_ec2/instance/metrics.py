@@ -19,6 +19,7 @@ MEDIAN: Final = QUANTILE_LEVELS.index(0.5)
 
 _HOUR: Final = 3600
 _DAY: Final = 24 * _HOUR
+_DAYS_A_WEEK: Final = 7
 _CALENDAR_SEASONS: Final = ((1, 1, 7), (28, 31, 12), (90, 92, 4))
 
 
@@ -133,3 +134,19 @@ def season_from_spacing(seconds: float) -> int:
         if shortest <= days <= longest:
             return season
     return 1
+
+
+def seasons_from_spacing(seconds: float) -> tuple[int, int]:
+    """The usual season and the next longer one: a week for anything shorter than a day, else a year.
+
+    Hourly gives (24, 168), daily (7, 364), monthly (12, 12).
+
+    Args:
+        seconds: the time from one value to the next.
+    """
+    near = season_from_spacing(seconds)
+    if near == 1:
+        return near, near
+    if seconds < _DAY:
+        return near, 7 * near
+    return near, 52 * near if near == _DAYS_A_WEEK else near

@@ -29,6 +29,7 @@ ACCELERATORS = ("cuda", "cpu")
 GIGABYTE = 10**9
 MIN_PYTHON = (3, 11)
 MODULES = ("numpy", "pyarrow", "boto3", "yaml")
+TRAINER_MODULES = {"chronos": ("torch", "chronos", "safetensors")}
 DEFAULT_FREE_DISK_GB = 20.0
 DEFAULT_TIMEOUT_SECONDS = 120.0
 _ASK_FOR_CPU = "take an instance type and an AMI with an NVIDIA GPU, or ask for a CPU run: `accelerator: cpu`"
@@ -51,6 +52,7 @@ class Request:
 
     accelerator: str
     path: Path
+    trainer: str = ""
     min_free_disk_gb: float = DEFAULT_FREE_DISK_GB
     venv: Path | None = None
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -100,9 +102,10 @@ def read_probe(finished: Finished, timeout_seconds: float) -> Probe:
 
 
 def run_probe(request: Request) -> Probe:
-    """Import the modules of a run in another process; torch too when the run needs CUDA."""
+    """Import the modules of a run in another process: its trainer's too, and torch when it needs CUDA."""
     text = Path(__file__).with_name("environment_probe.py").read_text(encoding="utf-8")
-    modules = [*MODULES, *(["torch"] if request.accelerator == "cuda" else [])]
+    more = TRAINER_MODULES.get(request.trainer, ("torch",) if request.accelerator == "cuda" else ())
+    modules = [*MODULES, *more]
     # from `/`, because `-c` puts the working folder on the path
     argv = [sys.executable, "-c", text, *modules]
     return read_probe(run_bounded(argv, request.timeout_seconds, cwd="/"), request.timeout_seconds)
@@ -247,7 +250,8 @@ def _parse(argv: Sequence[str]) -> tuple[Request, bool]:
         except ValueError as error:
             parser.error(f"--config: min_free_disk_gb: {error}")
     path = given.path or Path(os.environ.get("CHRONOS_ROOT", "") + "/data")
-    return Request(accelerator, path, free_gb, given.venv, given.timeout_seconds), given.json
+    trainer = config_value(text, "trainer") or ""
+    return Request(accelerator, path, trainer, free_gb, given.venv, given.timeout_seconds), given.json
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ import yaml
 
 from chronos_ec2.errors import SettingsError
 
-TRAINERS: Final = ("test", "command")
+TRAINERS: Final = ("chronos", "test", "command")
 ACCELERATORS: Final = ("cpu", "cuda")
 RUN_ID: Final = re.compile(r"\d{4}-\d{2}-\d{2}-\d{6}", re.ASCII)
 ENVIRONMENT: Final = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
@@ -27,7 +27,8 @@ class RunConfig:
         run_id: UTC `YYYY-MM-DD-HHMMSS`.
         environment: `[a-z][a-z0-9-]{0,31}`.
         accelerator: `cpu` or `cuda`; has no default, because a CPU run is asked for and never guessed.
-        trainer: `test` (the linear quantile model) or `command`.
+        trainer: `chronos`, `test` (the linear quantile model) or `command`.
+        processes: processes that train Chronos together; 0: one for each GPU.
         command: what `trainer: command` runs; the wrapper's help lists the placeholders in it.
         min_free_disk_gb: GB of 10^9 bytes that the preflight wants free.
         heartbeat_seconds: pause between two updates of the state file.
@@ -40,6 +41,7 @@ class RunConfig:
     environment: str
     accelerator: str
     trainer: str = "test"
+    processes: int = 0
     command: tuple[str, ...] = ()
     min_free_disk_gb: float = 20.0
     heartbeat_seconds: float = 15.0
@@ -68,6 +70,7 @@ class RunConfig:
             environment=given.text("environment", pattern=ENVIRONMENT),
             accelerator=given.text("accelerator", choices=ACCELERATORS),
             trainer=given.text("trainer", default="test", choices=TRAINERS),
+            processes=given.whole("processes", 0),
             command=given.strings("command"),
             min_free_disk_gb=given.number("min_free_disk_gb", 20.0, minimum=0.0),
             heartbeat_seconds=given.number("heartbeat_seconds", 15.0, minimum=0.1),

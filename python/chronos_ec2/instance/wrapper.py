@@ -3,10 +3,10 @@
 usage: training_wrapper.py --config FILE --data DIR --output DIR
                            [--bucket B [--env E] [--run-id R]] [--grace-seconds N] [-- COMMAND...]
 
-Without COMMAND, `trainer` in the config says what runs: `test` is the linear quantile model, `command` is the
-config's `command`, in which {config}, {data}, {output} and {checkpoints} stand for the paths, and
-{checkpoint_every_steps} for the setting. Without --bucket there is no state file and no heartbeat; --env and
---run-id default to the config's.
+Without COMMAND, `trainer` in the config says what runs: `chronos` is Chronos-2, one process for each GPU,
+`test` the linear quantile model, `command` the config's `command`, in which {config}, {data}, {output} and
+{checkpoints} stand for the paths, and {checkpoint_every_steps} for the setting. Without --bucket there is no
+state file and no heartbeat; --env and --run-id default to the config's.
 
 In the output folder: training.json, metrics.jsonl (appended), logs/training.log (appended).
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +34,7 @@ from chronos_ec2.instance.checkpoint_files import RESTORED, read_note
 from chronos_ec2.instance.collector import Collector
 from chronos_ec2.instance.heartbeat import Heartbeat
 from chronos_ec2.instance.run_config import ENVIRONMENT, RUN_ID, RunConfig, load_run_config
+from chronos_ec2.instance.trainer_command import OWN_TRAINERS, count_gpus, trainer_argv
 from chronos_ec2.instance.training_process import TrainingProcess
 from chronos_ec2.instance.training_record import TrainingRecord, describe_data, file_facts
 from chronos_ec2.instance.verdict import Ending, judge
@@ -71,25 +71,6 @@ def say(message: str) -> None:
         return
 
 
-def trainer_argv(config: RunConfig, config_path: Path, data: Path, output: Path) -> tuple[str, ...]:
-    """The command that a config's `trainer` stands for."""
-    if config.trainer == "command":
-        words = {
-            "{config}": str(config_path),
-            "{data}": str(data),
-            "{output}": str(output),
-            "{checkpoints}": str(output / FOLDER),
-            "{checkpoint_every_steps}": str(config.checkpoint_every_steps),
-        }
-        argv = list(config.command)
-        for placeholder, word in words.items():
-            argv = [part.replace(placeholder, word) for part in argv]
-        return tuple(argv)
-    module = "chronos_ec2.instance.trainers.linear_quantile"
-    flags = ("--config", str(config_path), "--data", str(data), "--output", str(output))
-    return (sys.executable, "-m", module, *flags)
-
-
 def child_environment(environ: dict[str, str]) -> dict[str, str]:
     """The command's environment: unbuffered Python, and this package importable from anywhere."""
     path = environ.get("PYTHONPATH")
@@ -105,7 +86,7 @@ def resumed_from(job: Job) -> dict[str, Any]:
     note = read_note(job.output / FOLDER, RESTORED)
     if not note:
         return {}
-    step = None if job.trainer == "test" else note.get("step")
+    step = None if job.trainer in OWN_TRAINERS else note.get("step")
     return {"resume_from": note.get("run_id"), "resumed_from_step": step}
 
 
@@ -160,7 +141,7 @@ class Session:
             self._record,
             signum=signum,
             lost=self._lost,
-            needs_closing_events=self._job.trainer == "test",
+            needs_closing_events=self._job.trainer in OWN_TRAINERS,
             last_words=self._collector.last_words,
         )
         return self._conclude(ending)
@@ -246,7 +227,7 @@ def _parse(argv: Sequence[str]) -> Job:
     return Job(
         config=config,
         trainer="command" if command else config.trainer,
-        argv=tuple(command) or trainer_argv(config, config_path, data, output),
+        argv=tuple(command) or trainer_argv(config, config_path, data, output, gpus=count_gpus(config)),
         data=data,
         output=output,
         bucket=given.bucket,

@@ -1,6 +1,6 @@
 """Builds the training environment: one archive with its own Python, for a machine that has none.
 
-    python -m chronos_ec2.workstation.environment_build --requirements requirements/instance-cpu.lock \\
+    python -m chronos_ec2.workstation.environment_build --requirements requirements/instance-test.lock \\
         --output .chronos/env
 
 Writes `chronos-venv-{python version}.tar.gz` and `MANIFEST.json` to the output folder and prints the

@@ -40,18 +40,13 @@ def run_config(settings: Settings, run_id: str) -> dict[str, Any]:
         "environment": settings.environment,
         "trainer": settings.trainer,
         "command": list(settings.command),
+        "processes": settings.processes,
         "accelerator": settings.accelerator,
         "min_free_disk_gb": settings.min_free_disk_gb,
         "heartbeat_seconds": settings.heartbeat_seconds,
         "checkpoint_every_steps": settings.checkpoint_every_steps,
         "seed": settings.seed,
-        "training_config": {
-            "prediction_length": settings.prediction_length,
-            "context_length": settings.context_length,
-            "max_steps": settings.max_steps,
-            "seed": settings.seed,
-            **({"save_steps": settings.checkpoint_every_steps} if settings.checkpoint_every_steps else {}),
-        },
+        "training_config": settings.training_config(),
     }
 
 

@@ -32,7 +32,7 @@ SETTINGS_OF_A_RUN: Final = ("trainer", "command", "accelerator")
 
 How often to save, where and how long to run may change.
 """
-MAY_CHANGE: Final = frozenset({"save_steps"})
+MAY_CHANGE: Final = frozenset({"save_steps", "log_steps", "eval_series", "gradient_accumulation_steps"})
 
 
 def check_resume(

@@ -20,13 +20,14 @@ from typing import Any, Final, get_origin, get_type_hints
 import yaml
 
 from chronos_ec2.errors import ChronosError, SettingsError
+from chronos_ec2.training_settings import ChronosConfig, LinearConfig, WindowConfig, read_training_config
 
 ENVIRONMENT_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 SETTINGS_FILE: Final = REPOSITORY / "invoke.yaml"
 _CHOICES: Final = {
     "accelerator": ("cuda", "cpu"),
-    "trainer": ("test", "command"),
+    "trainer": ("chronos", "test", "command"),
     "market": ("on-demand", "spot", "spot-then-on-demand"),
 }
 _INSTANCE_TYPE: Final = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
@@ -57,8 +58,15 @@ _MINIMUM: Final = {
     "context_length": 1,
     "max_steps": 1,
     "checkpoint_every_steps": 0,
+    "processes": 0,
     "seed": 0,
 }
+_TRAINING: Final = "training"
+_OWN_TRAINING_KEYS: Final = {
+    **{key: key for key in ("prediction_length", "context_length", "max_steps", "seed")},
+    "save_steps": "checkpoint_every_steps",
+}
+_CONFIGS: Final[dict[str, type[WindowConfig]]] = {"chronos": ChronosConfig, "test": LinearConfig}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +109,9 @@ class Settings:
     context_length: int
     max_steps: int
     checkpoint_every_steps: int
+    processes: int
     seed: int
+    training: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for key, allowed in _CHOICES.items():
@@ -120,6 +130,25 @@ class Settings:
         self._check_ladder()
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is `command`, so the command to run is needed")
+        self._check_training()
+
+    def _check_training(self) -> None:
+        for key in self.training:
+            if key in _OWN_TRAINING_KEYS:
+                raise ValueError(f"training.{key}: it has a setting of its own, {_OWN_TRAINING_KEYS[key]}")
+        if self.trainer in _CONFIGS:
+            read_training_config(_CONFIGS[self.trainer], self.training_config(), _TRAINING)
+
+    def training_config(self) -> dict[str, Any]:
+        """The `training_config` of a run: the settings that have a place of their own, and `training`."""
+        return {
+            "prediction_length": self.prediction_length,
+            "context_length": self.context_length,
+            "max_steps": self.max_steps,
+            "seed": self.seed,
+            **({"save_steps": self.checkpoint_every_steps} if self.checkpoint_every_steps else {}),
+            **self.training,
+        }
 
     def _check_ladder(self) -> None:
         for item in self.fallback_instance_types:
@@ -138,8 +167,11 @@ class Settings:
 
     @property
     def shortest_series(self) -> int:
-        """Rows a series needs: a context, the window it is trained on, and the window held out."""
-        return self.context_length + 2 * self.prediction_length
+        """Rows a series needs to be trained on; a command is taken to need what the test trainer does."""
+        config = _CONFIGS.get(self.trainer)
+        if config is None:
+            return self.context_length + 2 * self.prediction_length
+        return read_training_config(config, self.training_config(), _TRAINING).min_length
 
 
 _TYPES: Final = get_type_hints(Settings)
@@ -196,14 +228,16 @@ def load_settings(
     ):
         for key, value in _mapping(layer, f"{file.name}: {where}").items():
             _require_known(str(key), f"{file.name}: {where}")
-            values[str(key)] = _typed(str(key), value, f"{file.name}: {where}")
+            typed = _typed(str(key), value, f"{file.name}: {where}")
+            # An environment's training settings come over the defaults' one by one.
+            values[str(key)] = {**values.get(_TRAINING, {}), **typed} if key == _TRAINING else typed
     _apply_text(values, _from_variables(variables))
     _apply_text(values, overrides or {}, flags=True)
     if missing := [key for key in KEYS if key not in values]:
         raise SettingsError(f"{file.name}: chronos.defaults lacks {', '.join(missing)}")
     try:
         return Settings(environment=name, **values)
-    except ValueError as error:
+    except (SettingsError, ValueError) as error:
         raise SettingsError(f"setting for environment {name!r}: {error}") from error
 
 
@@ -260,6 +294,8 @@ def _require_known(key: str, where: str) -> None:
 def _typed(key: str, value: object, where: str) -> Any:
     """A value from the file, which has a YAML type."""
     wanted = _TYPES[key]
+    if key == _TRAINING:
+        return _mapping(value, f"{where}.{key}")
     if get_origin(wanted) is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -285,12 +321,18 @@ def _apply_text(values: dict[str, Any], texts: Mapping[str, str], *, flags: bool
     """Put flags' or environment variables' texts over the values of the file."""
     for key, text in texts.items():
         where = f"--set {key}" if flags else f"CHRONOS_{key.upper()}"
+        group, _, name = key.partition(".")
+        if group == _TRAINING and name:
+            values[group] = {**values.get(group, {}), name: _parsed_yaml(text, where)}
+            continue
         _require_known(key, where)
         values[key] = _parsed(key, text, where)
 
 
 def _parsed(key: str, text: str, where: str) -> Any:
     wanted = _TYPES[key]
+    if key == _TRAINING:
+        return _mapping(_parsed_yaml(text, where), where)
     if get_origin(wanted) is tuple:
         return _parsed_list(text, where)
     if wanted is bool:
@@ -303,6 +345,13 @@ def _parsed(key: str, text: str, where: str) -> Any:
         return wanted(text)
     except ValueError as error:
         raise SettingsError(f"{where}: expected {wanted.__name__}, got {text!r}") from error
+
+
+def _parsed_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
+        raise SettingsError(f"{where}: {text!r} is not YAML") from error
 
 
 def _parsed_list(text: str, where: str) -> tuple[str, ...]:

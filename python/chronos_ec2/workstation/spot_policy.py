@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from chronos_ec2.errors import SettingsError
+from chronos_ec2.training_settings import WindowConfig
 from chronos_ec2.workstation.pools import ladder_markets
 from chronos_ec2.workstation.settings import Settings
-
-TEST_TRAINER_STEPS: Final = 100
-"""How often the test trainer saves when nobody says; a test holds it against the trainer's own default."""
 
 
 def checkpoint_cadence(settings: Settings) -> int | None:
     """Steps from one checkpoint to the next; None when nobody knows."""
     if settings.checkpoint_every_steps:
         return settings.checkpoint_every_steps
-    return TEST_TRAINER_STEPS if settings.trainer == "test" else None
+    return None if settings.trainer == "command" else WindowConfig().save_steps
 
 
 def require_cadence(settings: Settings) -> None:

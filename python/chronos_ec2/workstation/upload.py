@@ -38,9 +38,11 @@ _SINGLE_SCRIPTS: Final = {
     "chronos_ec2/__init__.py": "python/chronos_ec2/__init__.py",
     "chronos_ec2/errors.py": "python/chronos_ec2/errors.py",
     "chronos_ec2/exit_codes.py": "python/chronos_ec2/exit_codes.py",
+    "chronos_ec2/training_settings.py": "python/chronos_ec2/training_settings.py",
 }
 _SCRIPT_FOLDERS: Final = {
     "lib": "shell/lib",
+    "chronos_ec2/data": "python/chronos_ec2/data",
     "chronos_ec2/state": "python/chronos_ec2/state",
     "chronos_ec2/instance": "python/chronos_ec2/instance",
 }

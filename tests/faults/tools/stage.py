@@ -145,7 +145,7 @@ class Stage:
 
     def built_environment(self) -> None:
         """What `build-env` leaves: the archive that the lab has uploaded."""
-        folder = self.folder / "built" / "env" / "instance-cpu"
+        folder = self.folder / "built" / "env" / "instance-test"
         folder.mkdir(parents=True)
         s3, prefix = self.lab.aws.s3, "cached-datasets/python-env/"
         for item in s3.list_objects_v2(Bucket=self.lab.bucket, Prefix=prefix)["Contents"]:

@@ -23,7 +23,7 @@ class TinyEnvironment:
 @pytest.fixture(scope="session")
 def cpu_environment() -> BuiltEnvironment:
     """The environment of the demo; about 20 s when it has never been built, nothing after that."""
-    lock = REPO / "requirements" / "instance-cpu.lock"
+    lock = REPO / "requirements" / "instance-test.lock"
     return build_environment(lock, REPO / ".chronos" / "env" / lock.stem, say=print)
 
 

@@ -10,13 +10,16 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGE = REPOSITORY / "python" / "chronos_ec2"
+SHARED = {"data", "errors", "exit_codes", "state", "training_settings"}
 ALLOWED = {
     "state": {"state", "errors", "exit_codes"},
-    "instance": {"instance", "state", "errors", "exit_codes"},
-    "workstation": {"workstation", "state", "errors", "exit_codes"},
+    "data": {"data", "errors", "exit_codes"},
+    "instance": {"instance", *SHARED},
+    "workstation": {"workstation", *SHARED},
     "local_cloud": {"local_cloud", "state", "errors", "exit_codes"},
 }
-INSTANCE_PACKAGES = {"boto3", "botocore", "numpy", "pyarrow", "torch", "yaml", "chronos_ec2"}
+INSTANCE_PACKAGES = {"boto3", "botocore", "numpy", "pyarrow", "yaml", "chronos_ec2"}
+CHRONOS_PACKAGES = {"chronos", "safetensors", "torch"}
 """What the training environment holds; all else an instance's code must find in the standard library."""
 
 
@@ -55,10 +58,13 @@ def test_the_tasks_import_the_workstation_alone() -> None:
 def test_an_instance_needs_only_its_training_environment() -> None:
     import sys
 
-    files = [*(PACKAGE / "instance").rglob("*.py"), *(PACKAGE / "state").rglob("*.py")]
+    files = [file for room in ("instance", "state", "data") for file in (PACKAGE / room).rglob("*.py")]
     files += [REPOSITORY / "python" / name for name in ("preflight_check.py", "training_wrapper.py")]
-    wanted = {name.split(".")[0] for file in files for name in imports_of(file.read_text())}
-    assert wanted - INSTANCE_PACKAGES - set(sys.stdlib_module_names) == set()
+    known = INSTANCE_PACKAGES | set(sys.stdlib_module_names)
+    for file in files:
+        wanted = {name.split(".")[0] for name in imports_of(file.read_text())}
+        more = CHRONOS_PACKAGES if "chronos" in file.parent.name else {"torch"}
+        assert wanted - known - more == set(), file
 
 
 def test_the_check_sees_an_import_that_hides_in_a_function() -> None:

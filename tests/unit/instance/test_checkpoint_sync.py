@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ def save(output: Path, *steps: int) -> None:
     """What the test trainer does at each of the steps."""
     for step in steps:
         arrays = {"weights": np.full(50, step, dtype=np.float32)}
-        save_checkpoint(output / "checkpoints", step, arrays, loss=0.5, origin={"seed": 0})
+        write = partial(_write_state, arrays)
+        save_checkpoint(output / "checkpoints", step, write, loss=0.5, origin={"seed": 0})
+
+
+def _write_state(arrays: dict[str, Any], folder: Path) -> None:
+    np.savez(folder / "state.npz", **arrays)
 
 
 def save_without_manifest(output: Path, step: int, changed_at: int = LONG_AGO) -> Path:
@@ -245,7 +251,7 @@ def test_the_newest_comes_back_whole(s3: FakeS3, s3_client: Any, sync: Checkpoin
     assert restore(s3_client, BUCKET, PREFIX, into, log=print) == 20
     found, problems = newest_checkpoint(into)
     assert found is not None
-    assert (found.step, float(found.arrays["weights"][0]), problems) == (20, 20.0, [])
+    assert (found.step, float(np.load(found.path / "state.npz")["weights"][0]), problems) == (20, 20.0, [])
     assert read_note(into, RESTORED) == {"run_id": RUN_ID, "step": 20}
 
 

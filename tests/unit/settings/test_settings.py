@@ -286,6 +286,7 @@ LEAST = {
     "context_length": 1,
     "max_steps": 1,
     "checkpoint_every_steps": 0,
+    "processes": 0,
     "seed": 0,
 }
 
@@ -323,7 +324,7 @@ def test_a_cap_on_the_cost_is_a_sum_of_money(usd: str) -> None:
     [
         ("accelerator", "gpu"),
         ("accelerator", ""),
-        ("trainer", "chronos"),
+        ("trainer", "chronos2"),
         ("region", "us-east"),
         ("region", "us-east-1\n"),
         ("region", "us-east-\N{ARABIC-INDIC DIGIT ONE}"),
@@ -364,6 +365,46 @@ def test_a_launch_that_waits_needs_a_claim_that_lasts() -> None:
     )
     assert "claim_patience_seconds: got 119, need at least 120" in said
     assert "'dev'" in said
+
+
+def test_training_settings_come_one_by_one_from_every_layer(write_file: Write) -> None:
+    file = write_file(
+        {"training": {"learning_rate": 0.1, "warmup_steps": 1}},
+        {"dev": {"training": {"warmup_steps": 2, "batch_size": 8}}},
+    )
+    flags = {"training.batch_size": "16", "training.model_config": "{num_layers: 3}"}
+    loaded = load_settings("dev", flags, variables={}, file=file)
+    assert loaded.training == {
+        "learning_rate": 0.1,
+        "warmup_steps": 2,
+        "batch_size": 16,
+        "model_config": {"num_layers": 3},
+    }
+    assert loaded.training_config()["prediction_length"] == loaded.prediction_length
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"training.learning_rte": "1"}, "training.learning_rte is unknown; did you mean learning_rate?"),
+        ({"training.learning_rate": "fast"}, "training.learning_rate must be a number above 0, not 'fast'"),
+        ({"training.max_steps": "5"}, "training.max_steps: it has a setting of its own, max_steps"),
+        ({"training.save_steps": "5"}, "it has a setting of its own, checkpoint_every_steps"),
+        ({"training.per_device_train_batch_size": "5"}, "batch_size is the number of windows of all devices"),
+        ({"training": "[1]"}, "--set training: expected a mapping, got list"),
+        ({"training": "{"}, "'{' is not YAML"),
+        ({"trainer": "test", "training.model_size": "mini"}, "training.model_size is unknown"),
+    ],
+)
+def test_a_wrong_training_setting_is_refused_before_anything_is_rented(
+    flags: dict[str, str], says: str
+) -> None:
+    assert says in message_of(lambda: load_settings("dev", flags, variables={}))
+
+
+def test_a_command_of_ones_own_may_have_any_training_setting() -> None:
+    flags = {"trainer": "command", "command": '["x"]', "training.anything": "goes"}
+    assert load_settings("dev", flags, variables={}).training_config()["anything"] == "goes"
 
 
 def test_the_command_trainer_needs_a_command() -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from chronos_ec2.errors import SettingsError
 from chronos_ec2.instance.run_config import RunConfig
-from chronos_ec2.instance.trainers.settings import TrainingConfig, load_config
+from chronos_ec2.instance.trainers.settings import load_config
+from chronos_ec2.training_settings import ChronosConfig
 from chronos_ec2.workstation.launch_files import run_config, run_record, user_data_values, write_launch_files
 from chronos_ec2.workstation.settings import Settings, load_settings
 from chronos_ec2.workstation.spot_policy import (
-    TEST_TRAINER_STEPS,
     checkpoint_cadence,
     expected_loss,
     require_cadence,
@@ -29,9 +29,9 @@ def settings_with(**changes: str) -> Settings:
     return load_settings("dev", changes, variables={})
 
 
-def test_the_test_trainers_own_cadence_is_known() -> None:
-    assert TrainingConfig().save_steps == TEST_TRAINER_STEPS
-    assert checkpoint_cadence(settings_with()) == TEST_TRAINER_STEPS
+def test_our_trainers_own_cadence_is_known() -> None:
+    for trainer in ("test", "chronos"):
+        assert checkpoint_cadence(settings_with(trainer=trainer)) == 100
     assert checkpoint_cadence(settings_with(checkpoint_every_steps="7")) == 7
 
 
@@ -65,7 +65,7 @@ def test_the_cadence_reaches_the_trainer(tmp_path: Path) -> None:
     config = run_config(settings_with(checkpoint_every_steps="50"), RUN_ID)
     assert RunConfig.from_mapping(config, "config.yaml").checkpoint_every_steps == 50
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    assert load_config(tmp_path / "config.yaml").save_steps == 50
+    assert load_config(tmp_path / "config.yaml", ChronosConfig).save_steps == 50
     plain = run_config(settings_with(), RUN_ID)
     assert "save_steps" not in plain["training_config"]
 

@@ -12,18 +12,24 @@ from chronos_ec2.instance.trainers.checkpoints import newest_checkpoint, remove_
 
 
 def save(folder: Path, step: int) -> Path:
-    arrays = {"weights": np.full((2, 3), step, dtype=np.float32)}
-    return save_checkpoint(folder, step, arrays, loss=0.5, origin={"seed": 1})[0]
+    return save_checkpoint(folder, step, state(step), loss=0.5, origin={"seed": 1})[0]
 
 
-def test_a_checkpoint_comes_back_with_step_loss_origin_and_arrays(tmp_path: Path) -> None:
-    path, size = save_checkpoint(
-        tmp_path, 7, {"weights": np.ones((2, 3), dtype=np.float32)}, loss=0.25, origin={"seed": 1}
-    )
+def state(step: int) -> Callable[[Path], None]:
+    """Writes a state."""
+
+    def write(folder: Path) -> None:
+        np.savez(folder / "state.npz", weights=np.full((2, 3), step, dtype=np.float32))
+
+    return write
+
+
+def test_a_checkpoint_comes_back_with_step_loss_origin_and_files(tmp_path: Path) -> None:
+    path, size = save_checkpoint(tmp_path, 7, state(1), loss=0.25, origin={"seed": 1})
     found, problems = newest_checkpoint(tmp_path)
     assert found is not None
     assert (found.path, found.step, found.loss, found.origin, problems) == (path, 7, 0.25, {"seed": 1}, [])
-    assert found.arrays["weights"].tolist() == [[1] * 3] * 2
+    assert np.load(found.path / "state.npz")["weights"].tolist() == [[1] * 3] * 2
     assert size == sum(item.stat().st_size for item in path.iterdir())
 
 
@@ -83,16 +89,27 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert "checkpoint-20" in problems[0]
 
 
-@pytest.mark.parametrize("failing", ["state.npz", "manifest.json"])
-def test_a_disk_that_fills_up_leaves_the_older_checkpoint_the_newest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+def test_a_state_that_cannot_be_written_leaves_the_older_checkpoint_the_newest(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+
+    def fill_the_disk(folder: Path) -> None:
+        (folder / "state.npz").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 20, fill_the_disk, loss=0.5, origin={})
+    found, problems = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.step, problems) == (10, [])
+
+
+def test_a_disk_that_fills_up_at_the_manifest_leaves_the_older_checkpoint_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 10)
 
     def write(path: Path, fill: Callable[..., object]) -> None:
-        if path.name == failing:
-            raise OSError(28, "No space left on device")
-        files.write_atomically(path, fill)
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "write_atomically", write)
     with pytest.raises(OSError, match="No space left"):

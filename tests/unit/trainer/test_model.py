@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chronos_ec2.data.columns import Columns
+from chronos_ec2.data.series import load_series
 from chronos_ec2.errors import ChronosError, DataInvalid
-from chronos_ec2.instance.series import load_series
 from chronos_ec2.instance.trainers.artifact import load_model, save_model
 from chronos_ec2.instance.trainers.model import Adam, LinearQuantileModel, Shape
-from chronos_ec2.instance.trainers.windows import Batch, Windows
+from chronos_ec2.instance.trainers.windows import Batch, Windows, fill
 
 from .conftest import wave, write_series
 
@@ -104,7 +105,7 @@ def test_adam_takes_the_first_step_at_full_length_against_the_gradient() -> None
 
 def windows_over(folder: Path, values: Any, context: int = 10, horizon: int = 4) -> Windows:
     write_series(folder, "a.parquet", {"a": values})
-    return Windows(load_series(folder, context + 2 * horizon), context, horizon)
+    return Windows(load_series(folder, Columns(), context + 2 * horizon), context, horizon)
 
 
 def test_the_batch_of_a_step_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
@@ -188,3 +189,8 @@ def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(ChronosError, match="damaged"):
         load_model(path)
+
+
+def test_gaps_in_values_are_filled_from_the_past_of_the_same_series_only() -> None:
+    values = np.array([1, NAN, NAN, 4, NAN, 5, NAN, 7], dtype=np.float32)
+    assert fill(values, np.array([0, 4, 8])).tolist() == [1, 1, 1, 4, 5, 5, 5, 7]

@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 
 from chronos_ec2.errors import SettingsError
-from chronos_ec2.instance.trainers.settings import TrainingConfig, load_config
+from chronos_ec2.instance.trainers.settings import load_config
+from chronos_ec2.training_settings import LinearConfig
 
 
-def load(tmp_path: Path, text: str) -> TrainingConfig:
+def load(tmp_path: Path, text: str) -> LinearConfig:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    return load_config(path)
+    return load_config(path, LinearConfig)
 
 
 @pytest.mark.parametrize("text", ["", "run_id: x", "training_config:", "training_config: {}"])
 def test_what_is_not_said_has_a_default(tmp_path: Path, text: str) -> None:
-    assert load(tmp_path, text) == TrainingConfig()
+    assert load(tmp_path, text) == LinearConfig()
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     expected = {"prediction_length": 1, "context_length": 2, "max_steps": 3, "batch_size": 4}
     expected |= {"seed": 6, "save_steps": 7, "log_steps": 8, "season_length": 9}
-    assert config == TrainingConfig(learning_rate=0.5, **expected)
+    assert config == LinearConfig(learning_rate=0.5, **expected)
     assert config.min_length == 4
 
 
@@ -70,4 +71,4 @@ def test_a_wrong_setting_is_named_on_one_line(tmp_path: Path, text: str, says: s
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.yaml: cannot be read \(No such file"):
-        load_config(tmp_path / "none.yaml")
+        load_config(tmp_path / "none.yaml", LinearConfig)

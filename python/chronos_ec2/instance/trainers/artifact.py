@@ -6,22 +6,20 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.metrics import QUANTILE_LEVELS
-from chronos_ec2.instance.trainers.files import write_atomically
 from chronos_ec2.instance.trainers.model import LinearQuantileModel, Shape
+from chronos_ec2.instance.trainers.plain_pickle import read_plain, write_plain
 
 FORMAT: Final = "chronos-ec2/linear-quantile"
 FORMAT_VERSION: Final = 1
 _DTYPE: Final = "<f4"
-_PROTOCOL: Final = 4
 
 
 def save_model(path: Path, model: LinearQuantileModel, metadata: dict[str, Any]) -> None:
@@ -44,7 +42,7 @@ def save_model(path: Path, model: LinearQuantileModel, metadata: dict[str, Any])
         },
         "metadata": metadata,
     }
-    write_atomically(path, lambda stream: pickle.dump(content, stream, protocol=_PROTOCOL))
+    write_plain(path, content)
 
 
 def load_model(path: Path) -> LinearQuantileModel:
@@ -60,27 +58,10 @@ def load_model(path: Path) -> LinearQuantileModel:
         ChronosError: the file is not such a model, or refers to any class or function: loading that would
             run code of the file's choosing, so it is refused.
     """
-    with path.open("rb") as stream:
-        content = _read_plain(path, stream)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ChronosError(f"{path}: not a {FORMAT} model")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise ChronosError(f"{path}: written by another version (format {content.get('format_version')!r})")
+    content = read_plain(path, FORMAT, FORMAT_VERSION)
     try:
         packed = content["weights"]
         weights = np.frombuffer(packed["data"], dtype=packed["dtype"]).reshape(packed["shape"])
         return LinearQuantileModel(Shape(**content["shape"]), weights.astype(np.float32))
     except (KeyError, TypeError, ValueError) as error:
         raise ChronosError(f"{path}: the model is damaged ({error}); fetch it again") from error
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
-        raise pickle.UnpicklingError(f"it refers to {module_name}.{global_name}")
-
-
-def _read_plain(path: Path, stream: BinaryIO) -> Any:
-    try:
-        return _PlainUnpickler(stream).load()
-    except Exception as error:
-        raise ChronosError(f"{path}: refused, it is not a pickle of plain values only ({error})") from error

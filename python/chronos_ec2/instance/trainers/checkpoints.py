@@ -1,6 +1,6 @@
 """Checkpoints that survive a machine taken away in the middle of writing one.
 
-    checkpoints/checkpoint-200/state.npz        weights and the optimiser's arrays
+    checkpoints/checkpoint-200/...              what the trainer needs to go on
     checkpoints/checkpoint-200/manifest.json    step, settings, data, size and digest of every file
 
 A checkpoint is written under another name, its manifest last, and renamed when it is on the disk. One whose
@@ -13,14 +13,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from chronos_ec2.errors import SettingsError
 from chronos_ec2.instance.checkpoint_files import REQUEST
 from chronos_ec2.instance.trainers.files import sha256_of, write_atomically
 
@@ -28,8 +26,8 @@ FORMAT_VERSION: Final = 1
 KEEP: Final = 2
 """How many are kept: never fewer than two, for the newest may turn out to be damaged."""
 
-_STATE: Final = "state.npz"
 _MANIFEST: Final = "manifest.json"
+_DIGEST_LENGTH: Final = 64
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
 
 
@@ -42,18 +40,32 @@ class Checkpoint:
     loss: float
     origin: dict[str, Any]
     """What it was made from; resuming under anything else would mix two runs."""
-    arrays: dict[str, NDArray[np.float32]]
+
+    def refuse_other_origin(self, origin: dict[str, Any]) -> None:
+        """Make sure that a run goes on with what it began with.
+
+        Raises:
+            SettingsError: settings or data are other than the checkpoint's.
+        """
+        for key, value in origin.items():
+            if self.origin.get(key) == value:
+                continue
+            digest = isinstance(value, str) and len(value) == _DIGEST_LENGTH
+            was = "" if digest else f" ({self.origin.get(key)!r} then, {value!r} now)"
+            raise SettingsError(
+                f"{self.path.name} was made with another {key}{was}: put it back, or start over with --fresh"
+            )
 
 
 def save_checkpoint(
-    folder: Path, step: int, arrays: Mapping[str, NDArray[np.float32]], *, loss: float, origin: dict[str, Any]
+    folder: Path, step: int, write: Callable[[Path], object], *, loss: float, origin: dict[str, Any]
 ) -> tuple[Path, int]:
     """Write `checkpoint-{step}` and drop all but the newest `KEEP`.
 
     Args:
         folder: the run's checkpoints folder.
         step: updates made so far.
-        arrays: the state, by name.
+        write: writes the state's files into the folder that it is given.
         loss: the loss of the last update.
         origin: see `Checkpoint.origin`.
 
@@ -67,17 +79,24 @@ def save_checkpoint(
     draft = folder / f".tmp-checkpoint-{step}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    write_atomically(draft / _STATE, lambda stream: np.savez(stream, allow_pickle=False, **dict(arrays)))
-    size = (draft / _STATE).stat().st_size
-    files = {_STATE: {"bytes": size, "sha256": sha256_of(draft / _STATE)}}
+    write(draft)
+    files = {path.name: _settled(path) for path in sorted(draft.iterdir())}
     facts = {"step": step, "loss": loss, "origin": origin, "files": files}
     body = json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2).encode()
     write_atomically(draft / _MANIFEST, lambda stream: stream.write(body))
     shutil.rmtree(final, ignore_errors=True)
     draft.replace(final)
-    _sync_folder(folder)
+    _sync(folder)
     _drop_old(folder)
-    return final, size + len(body)
+    return final, sum(fact["bytes"] for fact in files.values()) + len(body)
+
+
+def _settled(path: Path) -> dict[str, Any]:
+    """Bring a file to the disk; what it is."""
+    # Libraries write weights for their owner alone; whoever uploads or fetches them may be another user.
+    path.chmod(0o644)
+    _sync(path)
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -120,9 +139,7 @@ def _load(path: Path, step: int) -> Checkpoint:
     for name, fact in manifest["files"].items():
         if (path / name).stat().st_size != fact["bytes"] or sha256_of(path / name) != fact["sha256"]:
             raise ValueError(f"{name} is not what its manifest says")
-    with np.load(path / _STATE, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    return Checkpoint(path, step, float(manifest["loss"]), manifest["origin"], arrays)
+    return Checkpoint(path, step, float(manifest["loss"]), manifest["origin"])
 
 
 def _steps(folder: Path) -> list[int]:
@@ -138,8 +155,8 @@ def _drop_old(folder: Path) -> None:
         shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

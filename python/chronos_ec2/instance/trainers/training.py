@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,31 +13,26 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from chronos_ec2.errors import ChronosError, SettingsError
+from chronos_ec2.data.series import SeriesSet
+from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.events import EventWriter
 from chronos_ec2.instance.metrics import season_from_spacing
-from chronos_ec2.instance.series import SeriesSet
 from chronos_ec2.instance.trainers.artifact import save_model
 from chronos_ec2.instance.trainers.checkpoints import (
-    Checkpoint,
     newest_checkpoint,
     save_checkpoint,
     take_request,
 )
+from chronos_ec2.instance.trainers.command_line import CHECKPOINTS, say
 from chronos_ec2.instance.trainers.evaluation import HeldOut
 from chronos_ec2.instance.trainers.model import Adam, LinearQuantileModel, Shape
 from chronos_ec2.instance.trainers.rehearsal import Rehearsal, StopRequest
-from chronos_ec2.instance.trainers.settings import TrainingConfig
 from chronos_ec2.instance.trainers.windows import Windows
+from chronos_ec2.training_settings import LinearConfig
 
 MODEL_PATH: Final = "models/model.pkl"
 FORECASTS_PATH: Final = "forecasts.parquet"
-CHECKPOINTS: Final = "checkpoints"
-
-
-def say(text: str) -> None:
-    """Tell a person, on stderr: stdout belongs to the events."""
-    print(text, file=sys.stderr, flush=True)
+_STATE: Final = "state.npz"
 
 
 class Trainer:
@@ -57,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         *,
-        config: TrainingConfig,
+        config: LinearConfig,
         series: SeriesSet,
         output: Path,
         events: EventWriter,
@@ -104,21 +98,13 @@ class Trainer:
             self._warn(problem)
         if found is None:
             return
-        self._refuse_other_origin(found)
-        self._model.weights[...] = found.arrays["weights"]
-        self._adam = Adam(found.arrays["adam_mean"], found.arrays["adam_variance"])
+        found.refuse_other_origin(self._origin)
+        with np.load(found.path / _STATE, allow_pickle=False) as stored:
+            self._model.weights[...] = stored["weights"]
+            self._adam = Adam(stored["adam_mean"], stored["adam_variance"])
         self._step = self._saved_step = found.step
         self._loss = found.loss
         self._events.emit("resume", step=found.step, path=f"{CHECKPOINTS}/{found.path.name}")
-
-    def _refuse_other_origin(self, found: Checkpoint) -> None:
-        for key, value in self._origin.items():
-            if found.origin.get(key) == value:
-                continue
-            was = "" if key == "data" else f" ({found.origin.get(key)!r} then, {value!r} now)"
-            raise SettingsError(
-                f"{found.path.name} was made with another {key}{was}: put it back, or start over with --fresh"
-            )
 
     def _announce(self) -> None:
         self._events.emit(
@@ -182,11 +168,7 @@ class Trainer:
         path, size = save_checkpoint(
             self._output / CHECKPOINTS,
             self._step,
-            {
-                "weights": self._model.weights,
-                "adam_mean": self._adam.mean,
-                "adam_variance": self._adam.variance,
-            },
+            self._write_state,
             loss=self._loss,
             origin=self._origin,
         )
@@ -197,6 +179,14 @@ class Trainer:
             path=f"{CHECKPOINTS}/{path.name}",
             seconds=round(self._clock() - began, 3),
             bytes=size,
+        )
+
+    def _write_state(self, folder: Path) -> None:
+        np.savez(
+            folder / _STATE,
+            weights=self._model.weights,
+            adam_mean=self._adam.mean,
+            adam_variance=self._adam.variance,
         )
 
     def _finish(self) -> None:

@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from chronos_ec2.data.series import SeriesSet
 from chronos_ec2.errors import DataInvalid
 from chronos_ec2.instance.metrics import seasonal_error, seasonal_naive
-from chronos_ec2.instance.series import SeriesSet
 
 Floats32 = NDArray[np.float32]
 
@@ -32,7 +32,8 @@ class Windows:
     """The windows of a set of series.
 
     Args:
-        series: the data; every series has at least `context + 2 * horizon` rows.
+        series: the data, of which the first column is forecast; every series has at least
+            `context + 2 * horizon` rows.
         context: values a window shows.
         horizon: values a window asks for.
 
@@ -42,6 +43,8 @@ class Windows:
 
     def __init__(self, series: SeriesSet, context: int, horizon: int) -> None:
         self._series = series
+        self._values = series.values[0]
+        self._filled = fill(self._values, series.offsets)
         self._context = np.arange(context)
         self._target = np.arange(context, context + horizon)
         self._starts = self._usable_starts()
@@ -50,7 +53,7 @@ class Windows:
 
     def _usable_starts(self) -> NDArray[np.int64]:
         context, horizon = len(self._context), len(self._target)
-        known = np.concatenate([[0], np.cumsum(~np.isnan(self._series.values))])
+        known = np.concatenate([[0], np.cumsum(~np.isnan(self._values))])
         offsets = self._series.offsets
         last = offsets[1:] - 2 * horizon - context
         starts = np.concatenate([np.arange(a, b + 1) for a, b in zip(offsets[:-1], last, strict=True)])
@@ -81,12 +84,28 @@ class Windows:
         """
         horizon = len(self._target)
         offsets = self._series.offsets
-        pasts = [self._series.values[a : b - horizon] for a, b in pairwise(offsets)]
+        pasts = [self._values[a : b - horizon] for a, b in pairwise(offsets)]
         naive = np.stack([seasonal_naive(past, horizon, season_length) for past in pasts])
         return naive, np.array([seasonal_error(past, season_length) for past in pasts])
 
     def _cut(self, starts: NDArray[np.int64]) -> Batch:
         return Batch(
-            context=self._series.filled[starts[:, None] + self._context],
-            target=self._series.values[starts[:, None] + self._target],
+            context=self._filled[starts[:, None] + self._context],
+            target=self._values[starts[:, None] + self._target],
         )
+
+
+def fill(values: Floats32, offsets: NDArray[np.int64]) -> Floats32:
+    """Replace each missing value by the last known one of its series, at a start by the first known.
+
+    Args:
+        values: shape [rows]; each series has a known value.
+        offsets: where each series starts, and where the last one ends.
+    """
+    lengths = np.diff(offsets)
+    starts = np.repeat(offsets[:-1], lengths)
+    known = ~np.isnan(values)
+    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
+    # A start without a value looks ahead to the series' first one; everything else only looks back.
+    first = np.minimum.reduceat(np.where(known, np.arange(len(values)), len(values)), offsets[:-1])
+    return values[np.where(last >= starts, last, np.repeat(first, lengths))]

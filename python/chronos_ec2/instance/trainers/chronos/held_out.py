@@ -1,0 +1,150 @@
+"""Forecast the end of every series, which no window was trained on, and score it beside naive forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from chronos.chronos2.model import Chronos2Model
+from numpy.typing import NDArray
+
+from chronos_ec2.data.series import SeriesSet
+from chronos_ec2.instance.metrics import (
+    MEDIAN,
+    QUANTILE_LEVELS,
+    mean_absolute_scaled_error,
+    seasonal_error,
+    seasonal_naive,
+    weighted_quantile_loss,
+)
+from chronos_ec2.instance.trainers.chronos.processes import Processes
+from chronos_ec2.instance.trainers.chronos.windows import Windows
+from chronos_ec2.instance.trainers.files import write_atomically
+from chronos_ec2.training_settings import ChronosConfig
+
+Floats = NDArray[np.float64]
+_ROWS_AT_ONCE: Final = 256
+
+Autocast = Callable[[], Any]
+
+
+class HeldOut:
+    """The last window of every series.
+
+    Args:
+        series, windows, config: the data.
+        season_length: for MASE and the first naive forecast, in steps.
+        processes: who share the work.
+        autocast: the precision to compute in.
+    """
+
+    def __init__(
+        self,
+        series: SeriesSet,
+        windows: Windows,
+        config: ChronosConfig,
+        *,
+        season_length: int,
+        processes: Processes,
+        autocast: Autocast,
+    ) -> None:
+        self._series, self._windows, self._config = series, windows, config
+        self._season, self._processes, self._autocast = season_length, processes, autocast
+        self._ahead = config.prediction_length
+
+    def choice(self) -> NDArray[np.int64]:
+        """The series that are scored while training goes on: `eval_series` at most, evenly spread."""
+        count = min(len(self._series), self._config.eval_series)
+        return np.linspace(0, len(self._series) - 1, count).round().astype(np.int64)
+
+    def everything(self) -> NDArray[np.int64]:
+        """All series."""
+        return np.arange(len(self._series))
+
+    def forecast(self, model: Chronos2Model, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Forecast series, each process its share.
+
+        Returns:
+            The quantiles at `QUANTILE_LEVELS` in all processes, shape [series, targets, horizon, 9].
+        """
+        mine = which[self._processes.share(len(which))]
+        at_once = max(1, _ROWS_AT_ONCE // self._windows.variates)
+        parts = [self._forecast(model, mine[at : at + at_once]) for at in range(0, len(mine), at_once)]
+        shape = (len(which), len(self._config.target), self._ahead, len(QUANTILE_LEVELS))
+        found = np.empty(shape, dtype=np.float32)
+        own = np.concatenate(parts) if parts else found[:0]
+        for rank, part in enumerate(self._processes.gather(own)):
+            found[rank :: self._processes.size] = part
+        return found
+
+    def _forecast(self, model: Chronos2Model, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        batch = self._windows.held_out(which.tolist()).to(self._processes.device)
+        patch = model.chronos_config.output_patch_size
+        levels = [model.chronos_config.quantiles.index(level) for level in QUANTILE_LEVELS]
+        training = model.training
+        model.eval()
+        with torch.inference_mode(), self._autocast():
+            said = model(
+                context=batch.context,
+                future_covariates=batch.known,
+                num_output_patches=-(-self._ahead // patch),
+            ).quantile_preds
+        model.train(training)
+        quantiles = said[:, levels, : self._ahead].float().cpu().unflatten(0, (len(which), -1))
+        return np.asarray(quantiles[:, : len(self._config.target)].transpose(-1, -2).numpy())
+
+    def score(self, forecast: NDArray[Any], which: NDArray[np.int64]) -> dict[str, float]:
+        """WQL and MASE of a forecast, as `instance.metrics` defines them; each target is a series there."""
+        target = self.target(which).reshape(-1, self._ahead)
+        quantiles = forecast.reshape(-1, self._ahead, len(QUANTILE_LEVELS))
+        scale = [seasonal_error(past, self._season) for past in self._pasts(which)]
+        return {
+            "WQL": weighted_quantile_loss(target, quantiles),
+            "MASE": mean_absolute_scaled_error(target, quantiles[..., MEDIAN], scale),
+        }
+
+    def naive(self, which: NDArray[np.int64], season_length: int) -> dict[str, float]:
+        """WQL and MASE of the seasonal-naive forecast, which says the same at every quantile."""
+        said = np.stack([seasonal_naive(past, self._ahead, season_length) for past in self._pasts(which)])
+        return self.score(np.repeat(said[..., None], len(QUANTILE_LEVELS), axis=-1), which)
+
+    def target(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What happened, shape [series, targets, horizon]; NaN where it is not known."""
+        ends = self._series.offsets[which + 1]
+        place = ends[:, None] + np.arange(-self._ahead, 0)
+        return np.asarray(self._series.targets[:, place].transpose(1, 0, 2))
+
+    def _pasts(self, which: NDArray[np.int64]) -> Sequence[NDArray[np.float32]]:
+        offsets = self._series.offsets
+        return [
+            target[offsets[number] : offsets[number + 1] - self._ahead]
+            for number in which
+            for target in self._series.targets
+        ]
+
+    def write(self, path: Path, forecast: NDArray[np.float32]) -> None:
+        """Write the forecast of all series beside what happened.
+
+        Args:
+            path: the Parquet file: item_id, variate (of several), timestamp, target, "0.1" … "0.9".
+            forecast: as `forecast` returns it, of all series.
+        """
+        names, count = self._config.target, len(self._config.target)
+        ends = self._series.offsets[1:]
+        times = self._series.times[ends[:, None] + np.arange(-self._ahead, 0)]
+        ids = np.repeat(np.asarray(self._series.ids, dtype=object), count * self._ahead)
+        columns: dict[str, pa.Array] = {"item_id": pa.array(ids, pa.string())}
+        if count > 1:
+            variates = np.tile(np.repeat(np.asarray(names, dtype=object), self._ahead), len(self._series))
+            columns["variate"] = pa.array(variates, pa.string())
+        moments = np.repeat(times[:, None, :], count, axis=1).ravel()
+        columns["timestamp"] = pa.array(moments, pa.int64()).cast(pa.timestamp("us"))
+        columns["target"] = pa.array(self.target(self.everything()).ravel(), from_pandas=True)
+        flat = forecast.reshape(-1, len(QUANTILE_LEVELS))
+        columns |= {str(level): pa.array(flat[:, position]) for position, level in enumerate(QUANTILE_LEVELS)}
+        write_atomically(path, lambda stream: pq.write_table(pa.table(columns), stream))

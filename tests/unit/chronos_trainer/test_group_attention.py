@@ -1,0 +1,71 @@
+"""Attention in blocks gives what the library's attention over the whole batch gives."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from chronos.chronos2.model import Chronos2Model
+
+from chronos_ec2.instance.trainers.chronos.group_attention import attend_in_blocks
+from chronos_ec2.instance.trainers.chronos.model import random_model
+from chronos_ec2.training_settings import ChronosConfig
+
+from .conftest import SMALL
+
+GROUPS, HORIZON = 5, 8
+
+
+def rows(group_size: int) -> dict[str, torch.Tensor]:
+    """Windows with missing values, one of them empty but for its end, as the model takes them."""
+    generator = torch.Generator().manual_seed(1)
+    count = GROUPS * group_size
+    context = torch.randn(count, 48, generator=generator).cumsum(dim=1)
+    context[torch.rand(count, 48, generator=generator) < 0.2] = math.nan
+    context[0, :40] = math.nan
+    target = torch.randn(count, HORIZON, generator=generator)
+    known = torch.full((count, HORIZON), math.nan)
+    if group_size > 1:
+        covariate = torch.arange(count) % group_size == group_size - 1
+        known[covariate] = 1.0
+        target[covariate] = math.nan
+    return {"context": context, "future_target": target, "future_covariates": known}
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_forecasts_loss_and_gradients_are_those_of_the_library(group_size: int) -> None:
+    theirs: Chronos2Model = random_model(ChronosConfig(**SMALL))
+    ours = copy.deepcopy(theirs)
+    attend_in_blocks(ours, group_size)
+    batch = rows(group_size)
+    groups = torch.arange(GROUPS).repeat_interleave(group_size)
+    expected = theirs(**batch, group_ids=groups)
+    found = ours(**batch)
+    torch.testing.assert_close(found.quantile_preds, expected.quantile_preds, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6)
+    expected.loss.backward()
+    found.loss.backward()
+    named = dict(theirs.named_parameters())
+    for name, weight in ours.named_parameters():
+        wanted = named[name].grad
+        assert wanted is not None
+        if weight.requires_grad:
+            torch.testing.assert_close(weight.grad, wanted, rtol=1e-3, atol=1e-5, msg=name)
+        else:
+            assert group_size == 1
+            assert torch.count_nonzero(wanted) == 0, f"{name} is frozen, so its gradient must be zero"
+
+
+def test_groups_do_not_see_each_other() -> None:
+    model: Chronos2Model = random_model(ChronosConfig(**SMALL)).eval()
+    attend_in_blocks(model, 3)
+    batch = rows(3)
+    del batch["future_target"]
+    before = model(**batch).quantile_preds
+    batch["context"][3] += torch.arange(48) ** 2
+    after = model(**batch).quantile_preds
+    assert torch.equal(before[:3], after[:3])
+    assert torch.equal(before[6:], after[6:])
+    assert not torch.allclose(before[4], after[4]), "its own group does"

@@ -1,0 +1,312 @@
+"""The trainer as the wrapper sees it: events, exit status, files; killed, stopped, continued, shared."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from chronos import BaseChronosPipeline
+from safetensors.torch import load_file, save_file
+
+from chronos_ec2.errors import ChronosError
+from chronos_ec2.instance.metrics import QUANTILE_LEVELS
+from chronos_ec2.instance.trainers.chronos.artifact import read_pickle
+
+from .conftest import SMALL, Outcome, arguments, run_apart, start_apart, wave, write_table
+
+Train = Callable[..., Outcome]
+Config = Callable[..., Path]
+
+
+def test_it_learns_and_beats_both_naive_forecasts(train: Train, config: Config, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_table(data / "f.parquet", {"target": {f"s{seed}": wave(700, seed) for seed in range(8)}})
+    path = config(
+        prediction_length=24, context_length=192, max_steps=150, batch_size=16, log_steps=10, save_steps=150,
+        model_config={"num_layers": 1, "d_ff": 128},
+    )  # fmt: skip
+    outcome = train(path, data)
+    assert outcome.status == 0, outcome.stderr
+    final, losses = outcome.one("final"), outcome.losses()
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    for name, season in (("seasonal_naive", 24), ("seasonal_naive_long", 168)):
+        naive = final["baselines"][name]
+        assert naive["season_length"] == season
+        assert final["metrics"]["WQL"] < 0.9 * naive["WQL"]
+    start = outcome.one("start")
+    assert (start["series"], start["world_size"], start["device"], start["precision"]) == (
+        8,
+        1,
+        "cpu",
+        "fp32",
+    )
+    assert [event["event"] for event in outcome.events][-2:] == ["train_end", "final"]
+
+
+@pytest.fixture
+def whole(train: Train, config: Config, waves: Path, tmp_path: Path) -> Outcome:
+    """A small run that nothing interrupted."""
+    outcome = train(config(), waves, output=tmp_path / "whole")
+    assert outcome.status == 0, outcome.stderr
+    return outcome
+
+
+def test_the_model_folder_is_the_librarys_and_the_pickle_holds_the_same(whole: Outcome, waves: Path) -> None:
+    pipeline = BaseChronosPipeline.from_pretrained(whole.output / "models/chronos2")
+    table = pq.read_table(whole.output / "forecasts.parquet").to_pandas()
+    source = pq.read_table(waves / "waves.parquet").to_pandas()
+    for name, told in table.groupby("item_id"):
+        values = source[source.item_id == name].target.to_numpy(dtype=np.float32)
+        context = torch.from_numpy(values[:-8][-48:].copy())
+        quantiles, _ = pipeline.predict_quantiles([context], 8, quantile_levels=list(QUANTILE_LEVELS))
+        found = told[[str(level) for level in QUANTILE_LEVELS]].to_numpy()
+        np.testing.assert_allclose(found, quantiles[0][0].numpy(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(told.target.to_numpy(dtype=np.float32), values[-8:])
+    stored = read_pickle(whole.output / "models/model.pkl").state_dict()
+    for key, weight in pipeline.model.state_dict().items():
+        assert torch.equal(stored[key], weight)
+    assert (whole.output / "models/chronos2/model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_pickle_that_names_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(ChronosError, match=r"it refers to (os|posix|nt)\.system"):
+        read_pickle(tmp_path / "m.pkl")
+
+
+@pytest.mark.parametrize("step", [1, 6, 9, 12])
+def test_a_run_that_went_on_ends_with_the_same_bytes(
+    train: Train, config: Config, waves: Path, whole: Outcome, step: int
+) -> None:
+    assert train(config(), waves, "--fail-at-step", str(step)).status == 3
+    again = train(config(), waves)
+    assert again.status == 0, again.stderr
+    saved = (step - 1) // 4 * 4
+    assert [event["step"] for event in again.all("resume")] == ([saved] if saved else [])
+    assert again.weights() == whole.weights()
+    assert again.losses() == whole.losses()[saved:]
+
+
+def test_dropout_is_the_same_when_a_run_goes_on(
+    train: Train, config: Config, waves: Path, tmp_path: Path
+) -> None:
+    path = config(model_config={**SMALL["model_config"], "dropout_rate": 0.2})  # type: ignore[dict-item]
+    whole = train(path, waves, output=tmp_path / "whole")
+    train(path, waves, "--fail-at-step", "7")
+    assert train(path, waves).weights() == whole.weights()
+
+
+def test_stopped_it_saves_where_it_is_and_goes_on_from_there(
+    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
+) -> None:
+    output = tmp_path / "stopped"
+    started = start_apart(arguments(config(), waves, output, "--step-seconds", "0.2"))
+    await_steps(output, 4)
+    began = time.monotonic()
+    os.killpg(started.pid, signal.SIGTERM)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 75, err
+    assert time.monotonic() - began < 10
+    assert '"interrupted": true' in out
+    again = train(config(), waves, output=output)
+    assert again.one("resume")["step"] >= 4
+    assert again.weights() == whole.weights()
+
+
+def test_vanished_it_goes_on_from_its_last_checkpoint(
+    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
+) -> None:
+    output = tmp_path / "gone"
+    assert run_apart(arguments(config(), waves, output, "--crash-at-step", "11"), output).status == 70
+    again = train(config(), waves, output=output)
+    assert again.one("resume")["step"] == 8
+    assert again.weights() == whole.weights()
+
+
+def test_two_processes_learn_what_one_does_and_either_goes_on_for_the_other(
+    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
+) -> None:
+    output = tmp_path / "two"
+    words = arguments(config(), waves, output)
+    broken = run_apart([*words, "--fail-at-step", "7"], output, processes=2)
+    assert broken.status != 0
+    assert broken.one("start")["world_size"] == 2
+    np.testing.assert_allclose(broken.losses(), whole.losses()[:6], rtol=1e-5)
+    alone = train(config(), waves, output=output)
+    assert alone.one("resume")["step"] == 4
+    np.testing.assert_allclose(alone.losses(), whole.losses()[4:], rtol=1e-5)
+
+
+def test_stopped_under_torchrun_it_saves_and_ends_in_time(
+    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
+) -> None:
+    output = tmp_path / "two"
+    started = start_apart(arguments(config(), waves, output, "--step-seconds", "0.2"), processes=2)
+    await_steps(output, 4)
+    began = time.monotonic()
+    os.killpg(started.pid, signal.SIGTERM)
+    out, err = started.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert started.returncode != 0, "torchrun itself says 1 here; the events tell what happened"
+    assert '"interrupted": true' in out, err
+    again = train(config(), waves, output=output)
+    assert again.one("resume")["step"] >= 4
+    np.testing.assert_allclose(again.losses()[-1], whole.losses()[-1], rtol=1e-5)
+
+
+def await_steps(output: Path, step: int) -> None:
+    end = time.monotonic() + 120
+    while not (output / f"checkpoints/checkpoint-{step}").is_dir():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_at_the_last_step_there_is_nothing_left_to_learn(
+    train: Train, config: Config, waves: Path, whole: Outcome
+) -> None:
+    before = whole.weights()
+    again = train(config(), waves, output=whole.output)
+    assert again.status == 0
+    assert again.losses() == []
+    assert again.one("train_end")["steps"] == 12
+    assert again.weights() == before
+    assert again.one("final")["metrics"]["WQL"] == whole.one("final")["metrics"]["WQL"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"learning_rate": 0.5}, "another learning_rate (None then, 0.5 now)"),
+        ({"seed": 3}, "another seed (0 then, 3 now)"),
+        ({"max_steps": 13}, "another max_steps (12 then, 13 now)"),
+        ({"batch_size": 16}, "another batch_size"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_not_continued(
+    train: Train, config: Config, waves: Path, whole: Outcome, changes: dict[str, Any], says: str
+) -> None:
+    refused = train(config(**changes), waves, output=whole.output)
+    assert refused.status == 2
+    assert says in refused.stderr
+    assert train(config(**changes), waves, "--fresh", output=whole.output).status == 0
+
+
+def test_a_checkpoint_of_other_data_is_not_continued(
+    train: Train, config: Config, whole: Outcome, tmp_path: Path
+) -> None:
+    write_table(tmp_path / "other" / "f.parquet", {"target": {"a": wave(300, 9)}})
+    refused = train(config(), tmp_path / "other", output=whole.output)
+    assert refused.status == 2
+    assert "another data: put it back" in refused.stderr
+
+
+def test_how_often_to_save_and_to_tell_may_change(
+    train: Train, config: Config, waves: Path, whole: Outcome
+) -> None:
+    assert train(config(save_steps=3, log_steps=2, eval_series=1), waves, output=whole.output).status == 0
+
+
+@pytest.mark.parametrize("log_steps", [1, 50])
+def test_a_loss_that_is_no_number_ends_the_run_without_result_or_checkpoint(
+    train: Train, config: Config, waves: Path, log_steps: int
+) -> None:
+    outcome = train(config(log_steps=log_steps), waves, "--nan-at-step", "6")
+    assert outcome.status == 1
+    assert "the loss of step 6 is nan: no result was written; lower learning_rate" in outcome.stderr
+    assert sorted(path.name for path in (outcome.output / "checkpoints").iterdir()) == ["checkpoint-4"]
+    assert not (outcome.output / "models").exists()
+    assert outcome.all("final") == []
+
+
+def test_fine_tuning_starts_from_a_model_and_tells_what_it_could_before(
+    train: Train, config: Config, waves: Path, whole: Outcome
+) -> None:
+    start = whole.output / "models/chronos2"
+    tuned = train(config(model_id=str(start), context_length=32, max_steps=3), waves)
+    assert tuned.status == 0, tuned.stderr
+    assert tuned.one("final")["baselines"]["zero_shot"]["WQL"] > 0
+    core = json.loads((tuned.output / "models/chronos2/config.json").read_text())
+    assert core["chronos_config"]["context_length"] == 32
+    assert core["chronos_config"]["time_encoding_scale"] == 48, "the scale that it has learned with"
+    assert tuned.all("metric")[0]["lr"] == pytest.approx(1e-5)
+
+
+def drop_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "holds no Chronos-2 model"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "has no model.safetensors; weights in other formats run code",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), "the weights cannot be read"),
+        (lambda folder: drop_a_weight(folder), "do not fit the model's config (missing_keys"),
+    ],
+    ids=["no config", "half a config", "another model", "a pickle", "half the weights", "a weight less"],
+)
+def test_a_start_model_that_is_none_is_refused(
+    train: Train, config: Config, waves: Path, whole: Outcome, spoil: Callable[[Path], Any], says: str
+) -> None:
+    folder = whole.output / "models/chronos2"
+    spoil(folder)
+    refused = train(config(model_id=str(folder)), waves)
+    assert refused.status == 2
+    assert says in refused.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(train: Train, config: Config, waves: Path) -> None:
+    refused = train(config(batch_size=9, gradient_accumulation_steps=2), waves)
+    assert refused.status == 2
+    assert "batch_size 9 must be a multiple of gradient_accumulation_steps" in refused.stderr
+
+
+def test_taking_a_batch_in_parts_changes_nothing(
+    train: Train, config: Config, waves: Path, whole: Outcome
+) -> None:
+    parts = train(config(gradient_accumulation_steps=4), waves)
+    np.testing.assert_allclose(parts.losses(), whole.losses(), rtol=1e-5)
+
+
+def test_many_columns_are_forecast_together(train: Train, config: Config, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    columns = {name: {"a": wave(200, seed), "b": wave(150, seed + 9)} for seed, name in enumerate("xyzk")}
+    write_table(data / "f.parquet", columns)
+    outcome = train(config(target=["x", "y"], past_covariates=["z"], known_covariates=["k"]), data)
+    assert outcome.status == 0, outcome.stderr
+    table = pq.read_table(outcome.output / "forecasts.parquet").to_pandas()
+    assert table.groupby(["item_id", "variate"]).size().to_dict() == {
+        (item, variate): 8 for item in "ab" for variate in "xy"
+    }
+    told = table[(table.item_id == "b") & (table.variate == "y")].target.to_numpy(dtype=np.float32)
+    np.testing.assert_array_equal(told, np.asarray(columns["y"]["b"][-8:], dtype=np.float32))
+    assert math.isfinite(outcome.one("final")["metrics"]["MASE"])
+
+
+def test_a_checkpoint_that_is_asked_for_is_written_at_the_next_step(
+    train: Train, config: Config, waves: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out put/checkpoints").mkdir(parents=True)
+    (tmp_path / "out put/checkpoints/.requested").touch()
+    outcome = train(config(save_steps=100), waves)
+    assert not (tmp_path / "out put/checkpoints/.requested").exists()
+    assert [event["step"] for event in outcome.all("checkpoint")] == [12], (
+        "nothing is there to save before step 1"
+    )
