@@ -128,7 +128,7 @@ CASES = [
         OK,
         "1 x A10G with 16 GiB",
     ),
-    Case("instance type", "T4, built-in trainer", as_is, OK, "which the built-in trainer does not use"),
+    Case("instance type", "T4, built-in trainer", as_is, OK, "our trainers compute in fp32 there"),
     Case(
         "instance type",
         "T4, own trainer",

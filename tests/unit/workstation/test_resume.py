@@ -18,7 +18,7 @@ DATA = "d" * 64
 
 
 def settings_with(**changes: str) -> Settings:
-    return load_settings("dev", {"max_steps": "500", **changes}, variables={})
+    return load_settings("dev", {"trainer": "test", "max_steps": "500", **changes}, variables={})
 
 
 def put_interrupted(world: Any, *steps: int, **changes: Any) -> None:

@@ -45,6 +45,8 @@ def tree(tmp_path: Path) -> Path:
         "python/chronos_ec2/__init__.py",
         "python/chronos_ec2/errors.py",
         "python/chronos_ec2/exit_codes.py",
+        "python/chronos_ec2/training_settings.py",
+        "python/chronos_ec2/data/series.py",
         "python/chronos_ec2/state/state_machine.json",
         "python/chronos_ec2/state/store.py",
         "python/chronos_ec2/state/__pycache__/store.cpython-311.pyc",
@@ -235,11 +237,13 @@ def test_the_scripts_lie_as_the_instance_expects_them(world: Any, tree: Path) ->
         "chronos_ec2/__init__.py",
         "chronos_ec2/errors.py",
         "chronos_ec2/exit_codes.py",
+        "chronos_ec2/training_settings.py",
+        "chronos_ec2/data/series.py",
         "chronos_ec2/state/state_machine.json",
         "chronos_ec2/state/store.py",
         "chronos_ec2/instance/trainers/linear_quantile.py",
     }
-    assert (summary.sent, summary.unchanged) == (11, 0)
+    assert (summary.sent, summary.unchanged) == (13, 0)
     manifest = world.get(f"{SCRIPTS}MANIFEST.sha256")
     assert summary.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
     assert world.s3.calls.index("put_object") > max(

@@ -66,8 +66,8 @@ def _judge(facts: Facts, name: str, described: Mapping[str, Any]) -> Finding:
     if not old:
         return ok(words)
     note = f"{old[0]} has neither bf16 nor tf32"
-    if settings.trainer == "test":
-        return ok(f"{words}; {note}, which the built-in trainer does not use")
+    if settings.trainer != "command":
+        return ok(f"{words}; {note}: our trainers compute in fp32 there")
     return warning(
         f"{words}; {note}: torch falls back to slower types and does not say so",
         "invoke launch --set instance_type=g5.2xlarge (or ask your trainer for fp16)",
