@@ -152,7 +152,7 @@ def sample_data(c: Context, into: str | None = None) -> None:
 
 
 @task(
-    help={**ENV, **SET, "data": "folder of your Parquet files (item_id, timestamp, target), checked first"},
+    help={**ENV, **SET, "data": "folder of your Parquet files, checked first (docs/data.md)"},
     iterable=["set_"],
 )
 def upload(
@@ -167,10 +167,9 @@ def upload(
     with clear_errors():
         aws = Aws(settings)
         if data is not None:
-            # A trainer of the user's own knows itself how long a series it needs.
-            shortest = settings.shortest_series if settings.trainer == "test" else 1
+            needs = (settings.shortest_series, settings.columns)
             sent = uploads.upload_data(
-                aws.s3, aws.bucket, Path(data), shortest, out=sys.stderr, progress=progress
+                aws.s3, aws.bucket, Path(data), *needs, out=sys.stderr, progress=progress
             )
             print(sent, file=sys.stderr)
         archive = environment_folder(settings)

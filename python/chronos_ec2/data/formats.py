@@ -79,7 +79,7 @@ def format_of(name: str, schema: pa.Schema, columns: Columns) -> Format:
             raise DataInvalid(
                 f"{name}: column {column} is missing (there are: {', '.join(sorted(names)[:8])})"
             )
-    return "nested" if _is_list(schema.field(columns.targets[0]).type) else "long"
+    return "nested" if is_list(schema.field(columns.targets[0]).type) else "long"
 
 
 def read_lengths(path: Path, columns: Columns) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
@@ -162,7 +162,8 @@ def _wanted(kind: Format, schema: pa.Schema, columns: Columns) -> list[str]:
     return [name for name in names if name in schema.names]
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column holds lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
@@ -176,7 +177,7 @@ def _encoded(name: str, column: str, given: pa.Array, first: int) -> tuple[list[
         row = first + pc.index(given.is_null(), value=True).as_py()
         raise DataInvalid(f"{name}, row {row}: {column} is null; every row needs one")
     if not pa.types.is_dictionary(given.type):
-        if _is_list(given.type) or pa.types.is_floating(given.type):
+        if is_list(given.type) or pa.types.is_floating(given.type):
             raise DataInvalid(f"{name}: {column} is {given.type} where text or whole numbers are expected")
         given = given.cast(pa.string()).dictionary_encode()
     ids = given.dictionary.to_pylist()
@@ -261,7 +262,7 @@ _Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 def _list(name: str, column: str, given: pa.Array, first: int) -> _Lists:
     """A column of lists as its values behind each other, and how many each row has."""
-    if not _is_list(given.type):
+    if not is_list(given.type):
         raise DataInvalid(
             f"{name}: {column} is {given.type} where a list of numbers is expected, as in the target"
         )
@@ -287,7 +288,7 @@ def _gluonts_lists(name: str, batch: pa.RecordBatch, columns: Columns, first: in
 
 def _parts(name: str, column: str, batch: pa.RecordBatch, count: int, first: int) -> list[_Lists]:
     given = batch[column]
-    if not _is_list(given.type) or not _is_list(given.type.value_type):
+    if not is_list(given.type) or not is_list(given.type.value_type):
         if count > 1:
             raise DataInvalid(f"{name}: {column} has one variate, the settings name {count}")
         return [_list(name, column, given, first)]
@@ -307,7 +308,7 @@ def _list_times(
     name: str, column: str, batch: pa.RecordBatch, lengths: NDArray[np.int64], first: int, schema: pa.Schema
 ) -> NDArray[np.int64]:
     given = batch[column]
-    if _is_list(given.type):
+    if is_list(given.type):
         counts = pc.list_value_length(given).fill_null(-1).to_numpy(zero_copy_only=False)
         wrong = np.flatnonzero(counts != lengths)
         if wrong.size:

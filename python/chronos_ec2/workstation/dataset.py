@@ -1,4 +1,4 @@
-"""Check a folder of Parquet files of (item_id, timestamp, target) before it is uploaded.
+"""Check a folder of Parquet files before it is uploaded: what training would read, it must find.
 
 Everything that is wrong is found in one go, each thing with its file and row (counted from 0), and what to
 do about it. Errors stop an upload: no file, not Parquet, a missing column, a wrong type, a null id or time,
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import DataInvalid
 
 Severity = Literal["error", "warning"]
@@ -156,12 +157,15 @@ class Findings:
         return tuple(sorted([*self._shown, *more], key=_reading_order))
 
 
-def check_dataset(folder: Path, min_length: int = DEFAULT_MIN_LENGTH) -> DatasetReport:
+def check_dataset(
+    folder: Path, min_length: int = DEFAULT_MIN_LENGTH, columns: Columns | None = None
+) -> DatasetReport:
     """Read every `*.parquet` file of a folder and say what is wrong with it.
 
     Args:
         folder: where the files lie, not in folders below; hidden files are passed over.
-        min_length: the rows that a trainer needs of a series: context_length + 2 * prediction_length.
+        min_length: the rows that a trainer needs of a series.
+        columns: what it reads; None: item_id, timestamp, target.
 
     Returns:
         The report; it never raises for what is in the files.
@@ -174,7 +178,7 @@ def check_dataset(folder: Path, min_length: int = DEFAULT_MIN_LENGTH) -> Dataset
     blocks = []
     facts = []
     for path in find_files(folder, findings):
-        block = read_rows(path, findings)
+        block = read_rows(path, columns or Columns(), findings)
         if block is None:
             continue
         blocks.append(block)

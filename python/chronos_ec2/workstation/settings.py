@@ -19,6 +19,7 @@ from typing import Any, Final, get_origin, get_type_hints
 
 import yaml
 
+from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, SettingsError
 from chronos_ec2.training_settings import ChronosConfig, LinearConfig, WindowConfig, read_training_config
 
@@ -62,6 +63,7 @@ _MINIMUM: Final = {
     "seed": 0,
 }
 _TRAINING: Final = "training"
+_COLUMN_KEYS: Final = ("id_column", "timestamp_column", "target", "past_covariates", "known_covariates")
 _OWN_TRAINING_KEYS: Final = {
     **{key: key for key in ("prediction_length", "context_length", "max_steps", "seed")},
     "save_steps": "checkpoint_every_steps",
@@ -138,6 +140,7 @@ class Settings:
                 raise ValueError(f"training.{key}: it has a setting of its own, {_OWN_TRAINING_KEYS[key]}")
         if self.trainer in _CONFIGS:
             read_training_config(_CONFIGS[self.trainer], self.training_config(), _TRAINING)
+        _ = self.columns
 
     def training_config(self) -> dict[str, Any]:
         """The `training_config` of a run: the settings that have a place of their own, and `training`."""
@@ -166,11 +169,17 @@ class Settings:
             )
 
     @property
+    def columns(self) -> Columns:
+        """The columns of the data that training reads."""
+        given = {key: value for key, value in self.training.items() if key in _COLUMN_KEYS}
+        return read_training_config(WindowConfig, given, _TRAINING).columns
+
+    @property
     def shortest_series(self) -> int:
-        """Rows a series needs to be trained on; a command is taken to need what the test trainer does."""
+        """Rows a series needs to be trained on; a command knows itself what it needs."""
         config = _CONFIGS.get(self.trainer)
         if config is None:
-            return self.context_length + 2 * self.prediction_length
+            return 1
         return read_training_config(config, self.training_config(), _TRAINING).min_length
 
 

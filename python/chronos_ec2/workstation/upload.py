@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.workstation.dataset import check_dataset
@@ -158,6 +159,7 @@ def upload_data(
     bucket: str,
     folder: Path,
     min_length: int,
+    columns: Columns,
     *,
     out: TextIO,
     progress: Progress | None = None,
@@ -167,6 +169,7 @@ def upload_data(
 
     Args:
         min_length: how many rows the trainer needs of each series.
+        columns: which columns it reads.
         out: where warnings about the data go.
         progress: called with a name, the bytes sent so far and all bytes.
 
@@ -176,7 +179,7 @@ def upload_data(
         StorageDenied: S3 refused.
     """
     marks = {path.name: mark_of(path) for path in folder.glob("*.parquet") if path.is_file()}
-    report = check_dataset(folder, min_length)
+    report = check_dataset(folder, min_length, columns)
     report.raise_if_invalid()
     for finding in report.warnings:
         out.write(f"{finding}\n")

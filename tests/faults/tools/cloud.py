@@ -138,7 +138,9 @@ def furnish(aws: Aws, python: str, folder: Path) -> None:
     data = folder / "data"
     data.mkdir()
     _write_series(data / "series.parquet")
-    upload.upload_data(aws.s3, aws.bucket, data, aws.settings.shortest_series, out=io.StringIO())
+    upload.upload_data(
+        aws.s3, aws.bucket, data, aws.settings.shortest_series, aws.settings.columns, out=io.StringIO()
+    )
 
 
 def _upload_environment(aws: Aws, python: str) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import DataInvalid
 from chronos_ec2.workstation.dataset import DatasetReport, Finding, check_dataset
 
@@ -124,7 +125,6 @@ def test_each_missing_column_is_named_with_those_there_are(folder: Path, good: P
         ("timestamp", pa.array(range(20))),
         ("target", pa.array(["1"] * 20)),
         ("target", pa.array([True] * 20)),
-        ("target", pa.array([[1.0]] * 20)),
         ("target", pa.nulls(20)),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else value,
@@ -240,3 +240,45 @@ def test_a_file_written_in_many_row_groups_keeps_its_row_numbers(folder: Path) -
     table = pa.table({"item_id": ["a"] * 40, "timestamp": hours(40), "target": targets})
     pq.write_table(table, folder / "a.parquet", row_group_size=7)
     assert only(check(folder)).row == 33
+
+
+def nested(folder: Path, **changes: Any) -> None:
+    table = {
+        "series": ["a", "b"],
+        "timestamp": np.array([hours(1)[0]] * 2),
+        "freq": ["h", "h"],
+        "target": [[float(value) for value in range(30)], [1.0, None] + [2.0] * 20],
+        **changes,
+    }
+    pq.write_table(pa.table(table), folder / "nested.parquet")
+
+
+def test_rows_that_are_a_series_each_are_checked_as_the_trainer_reads_them(folder: Path) -> None:
+    nested(folder)
+    report = check_dataset(folder, 10, Columns(item_id="series"))
+    report.raise_if_invalid()
+    assert (report.rows, report.series) == (52, 2)
+    assert only(report).kind == "missing-target"
+
+
+def test_a_fault_in_a_row_that_is_a_series_is_an_error(folder: Path) -> None:
+    nested(folder, freq=["h", "fortnight"])
+    found = only_error(check_dataset(folder, 10, Columns(item_id="series")))
+    assert (found.file, found.message[:30]) == ("nested.parquet", "row 1: freq 'fortnight' is not")
+
+
+def only_error(report: DatasetReport) -> Finding:
+    found = [finding for finding in report.findings if finding.kind == "series-row"]
+    assert len(found) == 1, report.findings
+    return found[0]
+
+
+def test_other_columns_are_checked_where_the_settings_name_them(folder: Path) -> None:
+    times = hours(30)
+    table = {"sku": ["a"] * 30, "day": times, "sold": np.arange(30.0), "price": ["cheap"] * 30}
+    pq.write_table(pa.table(table), folder / "f.parquet")
+    columns = Columns(item_id="sku", timestamp="day", targets=("sold",), known_covariates=("price",))
+    report = check_dataset(folder, 10, columns)
+    assert {(finding.kind, finding.column) for finding in report.findings if finding.severity == "error"} >= {
+        ("wrong-type", "price")
+    }

@@ -143,10 +143,16 @@ found = load_series(folder, columns, 1, scratch=folder / "scratch", memory_bytes
 status = Path("/proc/self/status").read_text().split("RssAnon:")[1]
 print(len(found), found.values.shape[1], int(status.split()[0]) * 1024)
 """
+    # What is freed goes back to the system at once, so that what is left is what is held.
+    frugal = {
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }
     taken = []
     for budget in (10**9, 10**6):
         argv = [sys.executable, "-c", program, str(tmp_path), str(budget)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        done = subprocess.run(argv, env=frugal, capture_output=True, text=True, check=True)
         series, length, private = map(int, done.stdout.split())
         assert (series, length) == (4, files * rows)
         taken.append(private)

@@ -303,10 +303,10 @@ def test_build_env_packs_the_environments_own_requirements(tasks: ModuleType, ra
     assert [argv[2:] for argv in ran.argvs] == [
         [
             *("chronos_ec2.workstation.environment_build", "--requirements"),
-            str(REPOSITORY / f"requirements/instance-{kind}.lock"),
-            *("--output", str(REPOSITORY / f".chronos/env/instance-{kind}")),
+            str(REPOSITORY / f"requirements/{name}.lock"),
+            *("--output", str(REPOSITORY / f".chronos/env/{name}")),
         ]
-        for kind in ("cpu", "cuda")
+        for name in ("instance-test", "instance")
     ]
 
 

@@ -18,7 +18,7 @@ DATA = "d" * 64
 
 
 def settings_with(**changes: str) -> Settings:
-    return load_settings("dev", {"trainer": "test", "max_steps": "500", **changes}, variables={})
+    return load_settings("dev", {"max_steps": "500", **changes}, variables={})
 
 
 def put_interrupted(world: Any, *steps: int, **changes: Any) -> None:
@@ -95,10 +95,10 @@ def test_other_settings_are_refused_each_by_name_with_the_flags_that_bring_them_
     for words in (
         "max_steps is 600 and was 500",
         "seed is 3 and was 0",
-        'trainer is "command" and was "test"',
+        'trainer is "command" and was "chronos"',
         "the training data are others (their manifest's sha256 begins ffffffff and began dddddddd",
         "--set max_steps=500",
-        "--set trainer=test --set 'command=[]'",
+        "--set trainer=chronos --set 'command=[]'",
     ):
         assert words in said, said
 

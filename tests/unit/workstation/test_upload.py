@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import DataInvalid, NotUploaded, StorageDenied
 from chronos_ec2.workstation import transfer
 from chronos_ec2.workstation.upload import (
@@ -91,7 +92,9 @@ def parquet(folder: Path, name: str, *, rows: int = 200, item: str = "a", value:
 
 
 def send_data(world: Any, folder: Path, out: io.StringIO | None = None) -> UploadSummary:
-    return upload_data(world.s3, world.bucket, folder, 100, out=out or io.StringIO(), now=world.clock.now)
+    return upload_data(
+        world.s3, world.bucket, folder, 100, Columns(), out=out or io.StringIO(), now=world.clock.now
+    )
 
 
 def during_upload(world: Any, action: Callable[[], object]) -> Any:
@@ -267,7 +270,7 @@ def test_only_changed_scripts_are_sent_again(world: Any, tree: Path) -> None:
     first = upload_scripts(world.s3, world.bucket, tree)
     world.s3.calls.clear()
     again = upload_scripts(world.s3, world.bucket, tree)
-    assert (again.sent, again.unchanged, again.bytes) == (0, 11, 0)
+    assert (again.sent, again.unchanged, again.bytes) == (0, 13, 0)
     assert again.manifest_sha256 == first.manifest_sha256
     assert not {"upload_fileobj", "put_object", "delete_object"} & set(world.s3.calls)
     (tree / "shell/bootstrap.sh").write_text("# changed\n")
