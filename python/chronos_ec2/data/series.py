@@ -9,8 +9,9 @@ its place; so arrays on disk serve as well as arrays in memory.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable
+import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronos_ec2.data.columns import Columns
-from chronos_ec2.data.formats import Block, read_blocks, read_lengths
+from chronos_ec2.data.flat import Places, allocator, runs_of_series
+from chronos_ec2.data.problems import Refusal
+from chronos_ec2.data.reader import ParquetSource
+from chronos_ec2.data.steps import is_gap, usual_steps
 from chronos_ec2.errors import DataInvalid
 
-_CHUNK: Final = 1 << 22
+_HASHED_AT_ONCE: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class SeriesSet:
     dropped_short: int
     """Series left out: fewer rows than asked for, or no known target."""
     gaps: int
-    """How often the time to the next row differs from the spacing."""
+    """How often the time to the next row is not the usual one of its series."""
     missing: int
     """Targets that are NaN."""
     files: int
@@ -62,11 +66,13 @@ class SeriesSet:
         return self.values[: len(self.columns.targets)]
 
     def fingerprint(self) -> str:
-        """A sha256 over columns, names, times and values: equal when a trainer would see the same data."""
-        digest = hashlib.sha256("\n".join(["\0".join(self.columns.variates), *self.ids]).encode())
+        """A sha256 of columns, names, times and values: equal exactly when a trainer would see the same."""
+        columns = self.columns
+        parts = [columns.targets, columns.past_covariates, columns.known_covariates, self.ids]
+        digest = hashlib.sha256(json.dumps(parts).encode())
         for array in (self.offsets, self.times, *self.values):
-            for at in range(0, len(array), _CHUNK):
-                digest.update(np.ascontiguousarray(array[at : at + _CHUNK]).data)
+            for at in range(0, len(array), _HASHED_AT_ONCE):
+                digest.update(np.ascontiguousarray(array[at : at + _HASHED_AT_ONCE]).data)
         return digest.hexdigest()
 
     def report(self) -> dict[str, Any]:
@@ -80,6 +86,12 @@ class SeriesSet:
             "missing_share": self.missing / max(1, self.targets.size),
             "spacing_seconds": self.spacing_seconds,
         }
+
+    def missing_ahead(self, horizon: int) -> int:
+        """Known covariates that are NaN among the last `horizon` rows of each series, which are held out."""
+        first = len(self.columns.targets) + len(self.columns.past_covariates)
+        held_out = self.offsets[1:, None] - np.arange(1, horizon + 1)
+        return sum(int(np.isnan(variate[held_out]).sum()) for variate in self.values[first:])
 
 
 def load_series(
@@ -96,8 +108,8 @@ def load_series(
         folder: where the files lie; hidden files are passed over.
         columns: what to read.
         min_length: the fewest rows that make a series usable.
-        scratch: a folder for arrays that do not fit into memory; None keeps them there whatever their size.
-        memory_bytes: what may be taken of the memory; None is half of what is free.
+        scratch: a folder for arrays that do not fit into memory; None keeps them in memory anyway.
+        memory_bytes: what the arrays may take of the memory; None is half of what is available.
 
     Returns:
         The usable series.
@@ -105,191 +117,149 @@ def load_series(
     Raises:
         DataInvalid: no file, an unreadable file, a missing or mistyped column, a null id or time, an infinite
             value, a time that a series has twice, or no series long enough.
+        ChronosError: the arrays fit neither into memory nor into `scratch`.
     """
     paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     if not paths:
         raise DataInvalid(f"{folder} holds no .parquet file: nothing to train on")
-    lengths = _lengths(paths, columns)
-    ids = sorted(name for name, length in lengths.items() if length >= min_length)
-    if not ids:
+    sources = [ParquetSource(path, columns, Refusal()) for path in paths]
+    lengths = _lengths(sources)
+    places = Places({name: length for name, length in lengths.items() if length >= max(1, min_length)})
+    if not places.ids:
         raise _too_short(max(lengths.values(), default=0), min_length)
-    offsets = np.concatenate([[0], np.cumsum([lengths[name] for name in ids])]).astype(np.int64)
-    allocate = _allocator(int(offsets[-1]), len(columns.variates), scratch, memory_bytes)
-    times = allocate("times", (int(offsets[-1]),), np.int64)
-    values = allocate("values", (len(columns.variates), int(offsets[-1])), np.float32)
-    _fill(paths, columns, dict(zip(ids, offsets, strict=False)), times, values)
-    _sort(ids, offsets, times, values)
-    return _finished(columns, ids, offsets, times, values, lengths, len(paths), min_length)
+    rows, variates = int(places.offsets[-1]), len(columns.variates)
+    allocate = allocator(rows * (8 + 4 * variates), scratch, memory_bytes)
+    times = allocate("times", (rows,), np.int64)
+    values = allocate("values", (variates, rows), np.float32)
+    for source in sources:
+        for block in source.blocks():
+            places.put(block, [(block.times, times), *zip(block.values, values, strict=True)])
+    if (places.filled < np.diff(places.offsets)).any():
+        raise DataInvalid(f"{folder}: a file changed while it was read; start again")
+    draft = _Draft(columns, places.ids, places.offsets, times, values)
+    draft.sort_and_count()
+    if draft.empty.all():
+        raise _too_short(int(np.diff(places.offsets).max()), min_length)
+    return draft.finished(rows=sum(lengths.values()), series=len(lengths), files=len(paths))
 
 
-def _lengths(paths: list[Path], columns: Columns) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for path in paths:
-        for names, counts in read_lengths(path, columns):
+def _lengths(sources: Iterable[ParquetSource]) -> dict[str, int]:
+    lengths: dict[str, int] = {}
+    for source in sources:
+        for names, counts in source.lengths():
             for name, count in zip(names, counts.tolist(), strict=True):
-                found[name] = found.get(name, 0) + count
-    return found
+                lengths[name] = lengths.get(name, 0) + count
+    return lengths
 
 
 def _too_short(longest: int, min_length: int) -> DataInvalid:
     return DataInvalid(
-        f"no series is long enough: the longest has {longest} rows and training needs {min_length} "
-        "with at least one value; lower context_length and prediction_length"
+        f"no series is long enough: the longest has {longest} rows and training needs {min_length} with at "
+        "least one value; lower context_length and prediction_length"
     )
 
 
-_Allocate = Callable[[str, tuple[int, ...], Any], NDArray[Any]]
+class _Draft:
+    """The series as they were read; `sort_and_count` orders them, `finished` drops the empty ones."""
 
+    def __init__(
+        self,
+        columns: Columns,
+        ids: list[str],
+        offsets: NDArray[np.int64],
+        times: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> None:
+        self._columns, self._ids, self._offsets = columns, ids, offsets
+        self._times, self._values = times, values
+        self._steps: Counter[int] = Counter()
+        self._gaps = self._missing = 0
+        self.empty = np.zeros(len(ids), dtype=bool)
+        """The series without any known target."""
 
-def _allocator(rows: int, variates: int, scratch: Path | None, memory_bytes: int | None) -> _Allocate:
-    needed = rows * (8 + 4 * variates)
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
-    if scratch is None or needed <= (free if memory_bytes is None else memory_bytes):
-        return lambda name, shape, kind: np.empty(shape, dtype=kind)
-    scratch.mkdir(parents=True, exist_ok=True)
-    return lambda name, shape, kind: np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", kind, shape)
+    def sort_and_count(self) -> None:
+        """Sort each series by time, and count what is missing.
 
+        Raises:
+            DataInvalid: a series has a time twice.
+        """
+        for first, end in runs_of_series(self._offsets):
+            part = slice(self._offsets[first], self._offsets[end])
+            starts = self._offsets[first:end] - part.start
+            codes = np.repeat(np.arange(end - first), np.diff(self._offsets[first : end + 1]))
+            steps, inside = self._sorted_steps(part, codes)
+            self._refuse_twice(first, part, codes, (steps == 0) & inside)
+            gone = np.isnan(self._values[: len(self._columns.targets), part]).sum(axis=0)
+            missing = np.add.reduceat(gone, starts)
+            empty = missing == len(self._columns.targets) * np.diff(self._offsets[first : end + 1])
+            self.empty[first:end] = empty
+            self._missing += int(missing[~empty].sum())
+            inside &= ~empty[codes[1:]]
+            self._count_gaps(codes[1:][inside], steps[inside], end - first)
 
-def _fill(
-    paths: list[Path],
-    columns: Columns,
-    cursors: dict[str, np.int64],
-    times: NDArray[np.int64],
-    values: NDArray[np.float32],
-) -> None:
-    """Put each row behind those of its series that came before; `cursors` is where the next one goes."""
-    for path in paths:
-        for block in read_blocks(path, columns):
-            starts = np.array([cursors.get(name, -1) for name in block.ids], dtype=np.int64)
-            order, places, counts = _places(block, starts)
-            times[places] = block.times[order]
-            for place, variate in enumerate(values):
-                variate[places] = block.values[place][order]
-            for name, start, count in zip(block.ids, starts.tolist(), counts.tolist(), strict=True):
-                if start >= 0:
-                    cursors[name] = np.int64(start + count)
+    def _sorted_steps(
+        self, part: slice, codes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The steps from each row to the next, and which of them stay inside a series."""
+        inside = codes[1:] == codes[:-1]
+        steps = np.diff(self._times[part])
+        if (inside & (steps < 0)).any():
+            order = np.lexsort((self._times[part], codes))
+            for array in (self._times, *self._values):
+                array[part] = array[part][order]
+            steps = np.diff(self._times[part])
+        return steps, inside
 
+    def _refuse_twice(
+        self, first: int, part: slice, codes: NDArray[np.int64], twice: NDArray[np.bool_]
+    ) -> None:
+        if not twice.any():
+            return
+        place = int(twice.argmax())
+        moment = np.datetime64(int(self._times[part][place]), "us")
+        name = self._ids[first + int(codes[place])]
+        raise DataInvalid(f"series {name!r} has two rows at {moment}; check the data before it is uploaded")
 
-def _places(
-    block: Block, starts: NDArray[np.int64]
-) -> tuple[slice | NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which rows of a block are wanted, by series; where each goes; how many each series has."""
-    codes = block.codes
-    counts = np.bincount(codes, minlength=len(block.ids))
-    order: slice | NDArray[np.int64] = slice(None)
-    if np.any(codes[1:] < codes[:-1]):
-        by_series: NDArray[np.int64] = np.argsort(codes, kind="stable")
-        order, codes = by_series, codes[by_series]
-    first = np.cumsum(counts) - counts
-    places = (starts - first)[codes] + np.arange(len(codes))
-    if (starts < 0).any():
-        wanted = np.flatnonzero(starts[codes] >= 0)
-        order = wanted if isinstance(order, slice) else order[wanted]
-        places = places[wanted]
-    return order, places, counts
+    def _count_gaps(self, codes: NDArray[np.int64], steps: NDArray[np.int64], series: int) -> None:
+        usual = usual_steps(codes, steps, series)
+        self._gaps += int(is_gap(steps, usual[codes]).sum())
+        sizes, places = np.unique(usual, return_inverse=True)
+        for size, count in zip(sizes.tolist(), np.bincount(places[codes]).tolist(), strict=False):
+            self._steps[size] += count
 
-
-def _sort(
-    ids: list[str], offsets: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float32]
-) -> None:
-    """Sort each series by time, where it is not.
-
-    Raises:
-        DataInvalid: a series has a time twice.
-    """
-    for number in _falling(offsets, times, strictly=False):
-        part = slice(offsets[number], offsets[number + 1])
-        order: NDArray[np.int64] = np.argsort(times[part], kind="stable")
-        times[part] = times[part][order]
-        for variate in values:
-            variate[part] = variate[part][order]
-    for number in _falling(offsets, times, strictly=True)[:1]:
-        own = times[offsets[number] : offsets[number + 1]]
-        moment = np.datetime64(int(own[1:][np.diff(own) == 0][0]), "us")
-        raise DataInvalid(
-            f"series {ids[number]!r} has two rows at {moment}; check the data before it is uploaded"
+    def finished(self, *, rows: int, series: int, files: int) -> SeriesSet:
+        """The series that have a target."""
+        kept = np.flatnonzero(~self.empty)
+        if self.empty.any():
+            self._close_up(kept)
+        # Of steps that are equally common the shortest.
+        spacing = max(self._steps, key=lambda step: (self._steps[step], -step), default=0)
+        return SeriesSet(
+            columns=self._columns,
+            ids=self._ids,
+            offsets=self._offsets,
+            values=self._values,
+            times=self._times,
+            spacing_seconds=spacing / 1e6,
+            rows=rows,
+            dropped_short=series - len(kept),
+            gaps=self._gaps,
+            missing=self._missing,
+            files=files,
         )
 
-
-def _falling(offsets: NDArray[np.int64], times: NDArray[np.int64], *, strictly: bool) -> NDArray[np.int64]:
-    """The series in which a time is before the one before it or, `strictly`, not after it."""
-    found = []
-    for at in range(0, len(times) - 1, _CHUNK):
-        step = np.diff(times[at : at + _CHUNK + 1])
-        bad = at + np.flatnonzero(step <= 0 if strictly else step < 0)
-        series = np.searchsorted(offsets, bad, side="right") - 1
-        found.append(np.unique(series[bad + 1 != offsets[series + 1]]))
-    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
-
-
-def _finished(
-    columns: Columns,
-    ids: list[str],
-    offsets: NDArray[np.int64],
-    times: NDArray[np.int64],
-    values: NDArray[np.float32],
-    lengths: dict[str, int],
-    files: int,
-    min_length: int,
-) -> SeriesSet:
-    targets = values[: len(columns.targets)]
-    empty = np.zeros(len(ids), dtype=bool)
-    missing = 0
-    for number in range(len(ids)):
-        gone = np.isnan(targets[:, offsets[number] : offsets[number + 1]])
-        empty[number] = gone.all()
-        missing += 0 if empty[number] else int(gone.sum())
-    if empty.all():
-        raise _too_short(int(np.diff(offsets).max()), min_length)
-    if empty.any():
-        ids, offsets, times, values = _without(empty, ids, offsets, times, values)
-    spacing, gaps = _spacing(times, offsets)
-    return SeriesSet(
-        columns=columns,
-        ids=ids,
-        offsets=offsets,
-        values=values,
-        times=times,
-        spacing_seconds=spacing / 1e6,
-        rows=sum(lengths.values()),
-        dropped_short=len(lengths) - len(ids),
-        gaps=gaps,
-        missing=missing,
-        files=files,
-    )
-
-
-def _without(
-    empty: NDArray[np.bool_],
-    ids: list[str],
-    offsets: NDArray[np.int64],
-    times: NDArray[np.int64],
-    values: NDArray[np.float32],
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Close the gaps that series without any target leave, in place."""
-    kept, end = [0], 0
-    for number in np.flatnonzero(~empty):
-        start, stop = int(offsets[number]), int(offsets[number + 1])
-        fresh = slice(end, end + stop - start)
-        times[fresh] = times[start:stop]
-        for variate in values:
-            variate[fresh] = variate[start:stop]
-        end = fresh.stop
-        kept.append(end)
-    names = [name for name, gone in zip(ids, empty, strict=True) if not gone]
-    return names, np.array(kept, dtype=np.int64), times[:end], values[:, :end]
-
-
-def _spacing(times: NDArray[np.int64], offsets: NDArray[np.int64]) -> tuple[int, int]:
-    """The most common step in time, and how many steps differ from it."""
-    sizes: dict[int, int] = {}
-    for at in range(0, len(times) - 1, _CHUNK):
-        step = np.diff(times[at : at + _CHUNK + 1])
-        borders = offsets[(offsets > at) & (offsets <= at + len(step))] - 1 - at
-        found, counts = np.unique(np.delete(step, borders), return_counts=True)
-        for size, count in zip(found.tolist(), counts.tolist(), strict=True):
-            sizes[size] = sizes.get(size, 0) + count
-    if not sizes:
-        return 0, 0
-    usual = max(sizes, key=lambda size: (sizes[size], -size))
-    return usual, sum(sizes.values()) - sizes[usual]
+    def _close_up(self, kept: NDArray[np.int64]) -> None:
+        """Move series over those before them that are dropped, in place."""
+        ends = np.cumsum(np.diff(self._offsets)[kept])
+        offsets = np.concatenate([[0], ends]).astype(np.int64)
+        for number, start in zip(kept.tolist(), offsets[:-1].tolist(), strict=True):
+            old = slice(self._offsets[number], self._offsets[number + 1])
+            new = slice(start, start + old.stop - old.start)
+            for array in (self._times, *self._values):
+                array[new] = array[old]
+        self._ids = [self._ids[number] for number in kept.tolist()]
+        self._offsets, self._times, self._values = (
+            offsets,
+            self._times[: ends[-1]],
+            self._values[:, : ends[-1]],
+        )

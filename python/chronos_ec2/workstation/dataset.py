@@ -1,9 +1,9 @@
-"""Check a folder of Parquet files before it is uploaded: what training would read, it must find.
+"""Check a folder of Parquet files before it is uploaded, by the reader that the trainers use.
 
 Everything that is wrong is found in one go, each thing with its file and row (counted from 0), and what to
 do about it. Errors stop an upload: no file, not Parquet, a missing column, a wrong type, a null id or time,
-an infinite target, a time that a series has twice, no series long enough. Warnings do not: missing targets,
-gaps, rows out of order, short series, columns and files that no trainer reads.
+an infinite value, lists of different lengths, a time that a series has twice, no series long enough. Warnings
+do not: missing values, gaps, rows out of order, short series, columns and files that no trainer reads.
 
     report = check_dataset(Path("my-data"), min_length=640)
     report.raise_if_invalid()
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from chronos_ec2.data.columns import Columns
+from chronos_ec2.data.problems import place_of
 from chronos_ec2.errors import DataInvalid
 
 Severity = Literal["error", "warning"]
@@ -46,12 +47,9 @@ class Finding:
     """What is wrong and what to do."""
 
     def __str__(self) -> str:
-        place = ["the folder" if self.file == FOLDER else printable(self.file)]
-        if self.row is not None:
-            place.append(f"row {self.row}")
-        if self.column is not None:
-            place.append(f"column {self.column}")
-        return f"{self.severity}: {', '.join(place)}: {self.message}"
+        file = "the folder" if self.file == FOLDER else printable(self.file)
+        column = None if self.column is None else printable(self.column)
+        return f"{self.severity}: {place_of(file, self.row, column)}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,7 @@ class FileFacts:
     bytes: int
     sha256: str
     rows: int
+    """Values with a time: in the formats of one row a series as many as its lists hold."""
     series: int
 
 
@@ -147,6 +146,19 @@ class Findings:
         for position, row in enumerate(rows[:room]):
             self._shown.append(Finding(severity, kind, file, row, column, message(position)))
 
+    def error(
+        self,
+        kind: str,
+        file: str,
+        message: Callable[[int], str] | str,
+        *,
+        rows: Sequence[int] | None = None,
+        column: str | None = None,
+    ) -> None:
+        """Add what the reader of the data says (data/problems.py)."""
+        words = (lambda _: message) if isinstance(message, str) else message
+        self.add_rows("error", kind, file, [None] if rows is None else rows, words, column=column)
+
     def all(self) -> tuple[Finding, ...]:
         """Everything found: errors before warnings, then by file and row."""
         more = [
@@ -164,34 +176,29 @@ def check_dataset(
 
     Args:
         folder: where the files lie, not in folders below; hidden files are passed over.
-        min_length: the rows that a trainer needs of a series.
-        columns: what it reads; None: item_id, timestamp, target.
+        min_length: the rows that a trainer needs of a series: context_length + 2 * prediction_length.
+        columns: the columns that training will read; None is item_id, timestamp and target.
 
     Returns:
         The report; it never raises for what is in the files.
     """
     # pyarrow takes a third of a second to load: not before it is needed.
     from chronos_ec2.workstation.dataset_checks import check_rows
-    from chronos_ec2.workstation.dataset_files import find_files, read_rows
+    from chronos_ec2.workstation.dataset_files import find_files, is_readable
 
-    findings = Findings()
-    blocks = []
-    facts = []
-    for path in find_files(folder, findings):
-        block = read_rows(path, columns or Columns(), findings)
-        if block is None:
-            continue
-        blocks.append(block)
-        facts.append(
-            FileFacts(path.name, path.stat().st_size, _sha256(path), block.rows_in_file, len(block.names))
-        )
-    series = check_rows(blocks, min_length, findings)
+    findings, columns = Findings(), columns or Columns()
+    paths = [path for path in find_files(folder, findings) if is_readable(path, columns, findings)]
+    tallies = check_rows(paths, columns, min_length, findings)
+    facts = [
+        FileFacts(path.name, path.stat().st_size, _sha256(path), tally.rows, len(tally.series))
+        for path, tally in zip(paths, tallies, strict=True)
+    ]
     return DatasetReport(
         folder=folder,
         files=tuple(facts),
         findings=findings.all(),
         rows=sum(item.rows for item in facts),
-        series=series,
+        series=len(set().union(*(tally.series for tally in tallies))),
     )
 
 

@@ -263,14 +263,47 @@ def test_rows_that_are_a_series_each_are_checked_as_the_trainer_reads_them(folde
 
 def test_a_fault_in_a_row_that_is_a_series_is_an_error(folder: Path) -> None:
     nested(folder, freq=["h", "fortnight"])
-    found = only_error(check_dataset(folder, 10, Columns(item_id="series")))
-    assert (found.file, found.message[:30]) == ("nested.parquet", "row 1: freq 'fortnight' is not")
+    report = check_dataset(folder, 10, Columns(item_id="series"))
+    (found,) = report.errors
+    assert (found.kind, found.row, found.column) == ("no-frequency", 1, "freq")
+    assert "'fortnight' is no frequency" in found.message
+    assert report.rows == 30, "the other row is read all the same"
 
 
-def only_error(report: DatasetReport) -> Finding:
-    found = [finding for finding in report.findings if finding.kind == "series-row"]
-    assert len(found) == 1, report.findings
-    return found[0]
+def test_every_fault_of_rows_that_are_a_series_each_is_named_at_once(folder: Path) -> None:
+    start = hours(1)[0]
+    table = {
+        "start": pa.array([start, None, start, start, start]),
+        "freq": ["h", "h", None, "h", "h"],
+        "target": [[1.0] * 30, [1.0], [1.0], None, [2.0, float("-inf")]],
+        "feat_dynamic_real": [[[1.0] * 29], [[1.0]], [[1.0]], [[1.0]], [[1.0, 1.0], [1.0, 1.0]]],
+    }
+    pq.write_table(pa.table(table), folder / "f.parquet")
+    found = check_dataset(folder, 1, Columns(known_covariates=("price",))).errors
+    assert [(item.kind, item.row, item.column) for item in found] == [
+        ("no-series", None, None),
+        ("no-frequency", 2, "freq"),
+        ("null", 1, "start"),
+        ("null", 3, "target"),
+        ("shape", 0, "feat_dynamic_real"),
+        ("shape", 4, "feat_dynamic_real"),
+    ]
+    assert "29 values where target has 30" in found[4].message
+    assert "2 lists where 1 columns are named" in found[5].message
+
+
+def test_a_list_of_targets_without_a_frequency_says_what_to_add(folder: Path, write: Write) -> None:
+    write("bad.parquet", ["a"], hours(1), pa.array([[1.0, 2.0]]))
+    finding = only(check(folder))
+    assert (finding.kind, finding.column) == ("no-frequency", "timestamp")
+    assert "add a text column freq" in finding.message
+
+
+def test_missing_covariates_are_told_as_such(folder: Path, write: Write) -> None:
+    write("a.parquet", ["a"] * 20, hours(20), np.arange(20.0), price=pa.array([None, 1.0] * 10))
+    finding = only(check_dataset(folder, 10, Columns(known_covariates=("price",))))
+    assert (finding.severity, finding.kind, finding.column) == ("warning", "missing-covariate", "price")
+    assert "10 of 20 values are missing (null or NaN; rows 0, 2, 4, 6, 8, ...)" in finding.message
 
 
 def test_other_columns_are_checked_where_the_settings_name_them(folder: Path) -> None:

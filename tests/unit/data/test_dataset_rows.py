@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chronos_ec2.data.steps import usual_steps
 from chronos_ec2.workstation.dataset import SHOWN_PER_KIND, DatasetReport, check_dataset
-from chronos_ec2.workstation.dataset_checks import _usual_steps
 
 from .conftest import START, hours
 
@@ -224,7 +224,7 @@ def test_a_series_name_cannot_write_to_the_terminal(folder: Path, write: Write) 
 def test_the_usual_step_is_the_most_common_and_of_equals_the_shortest(pairs: list[tuple[int, int]]) -> None:
     pairs.sort(key=lambda pair: pair[0])
     codes, steps = (np.array(column) for column in zip(*pairs, strict=True))
-    usual = _usual_steps(codes, steps, 4)
+    usual = usual_steps(codes, steps, 4)
     for code in range(4):
         mine = sorted(step for owner, step in pairs if owner == code)
         expected = max(sorted(set(mine)), key=mine.count) if mine else 0

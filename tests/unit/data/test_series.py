@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,21 @@ def test_the_fingerprint_knows_the_data_and_not_its_files(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("ids", "times", "targets", "says"),
     [
-        (["a"] * 3, hours(3), [1, float("inf"), 3], "a.parquet, row 1: target is infinite"),
-        (["a"] * 3, hours(3), [1, 1e39, 3], "a.parquet, row 1: target is infinite"),
-        (["a", None, "a"], hours(3), [1.0, 2, 3], "a.parquet, row 1: item_id is null"),
-        (["a"] * 3, pa.array([*hours(2).tolist(), None]), [1.0, 2, 3], "a.parquet, row 2: timestamp is null"),
+        (["a"] * 3, hours(3), [1, float("inf"), 3], "a.parquet, row 1, column target: infinite"),
+        (["a"] * 3, hours(3), [1, 1e39, 3], "a.parquet, row 1, column target: infinite"),
+        (["a", None, "a"], hours(3), [1.0, 2, 3], "a.parquet, row 1, column item_id: null"),
+        (
+            ["a"] * 3,
+            pa.array([*hours(2).tolist(), None]),
+            [1.0, 2, 3],
+            "a.parquet, row 2, column timestamp: null",
+        ),
         (["a"] * 3, hours(3)[[0, 1, 1]], [1.0, 2, 3], "'a' has two rows at 2024-01-01T01:00"),
         (
             ["a"] * 3,
             ["x", "y", "z"],
             [1.0, 2, 3],
-            "a.parquet: timestamp is string where a timestamp is expected",
+            "a.parquet, column timestamp: string where a timestamp or date is expected",
         ),
         (["a"] * 2, hours(2), [1.0, 2], "longest has 2 rows and training needs 3"),
     ],
@@ -154,5 +160,43 @@ def test_no_file_a_cut_file_a_missing_column_and_no_rows_are_refused(tmp_path: P
     with pytest.raises(DataInvalid, match=r"a\.parquet: cannot be read"):
         load_series(tmp_path, 1)
     pq.write_table(pa.table({"item_id": ["a"], "target": [1.0]}), tmp_path / "a.parquet")
-    with pytest.raises(DataInvalid, match=r"a\.parquet: column timestamp is missing"):
+    with pytest.raises(
+        DataInvalid, match=r"a\.parquet, column timestamp: the column is missing; rename one of: item_id"
+    ):
         load_series(tmp_path, 1)
+
+
+def test_known_covariates_that_are_missing_where_they_are_needed_are_counted(tmp_path: Path) -> None:
+    values = pa.array([None, 1.0, 2.0, None, 4.0] * 2)
+    table = {"item_id": ["a"] * 5 + ["b"] * 5, "timestamp": np.tile(hours(5), 2), "target": np.ones(10)}
+    pq.write_table(pa.table({**table, "k": values, "p": pa.nulls(10, pa.float64())}), tmp_path / "f.parquet")
+    columns = Columns(past_covariates=("p",), known_covariates=("k",))
+    series = series_module.load_series(tmp_path, columns, 1)
+    assert [series.missing_ahead(horizon) for horizon in (1, 2, 5)] == [0, 2, 4]
+    assert series.missing == 0, "only targets count there"
+
+
+def test_the_report_has_the_facts_as_plain_json(tmp_path: Path) -> None:
+    write_series(tmp_path, "a.parquet", {"a": [1.0, NAN, 3.0, 4.0], "b": [1.0]})
+    write_series(tmp_path, "b.parquet", {"c": [1.0] * 4})
+    report = load_series(tmp_path, 2).report()
+    assert json.loads(json.dumps(report)) == {
+        "files": 2,
+        "rows": 9,
+        "series": 2,
+        "dropped_short": 1,
+        "gaps": 0,
+        "missing_share": 1 / 8,
+        "spacing_seconds": 3600.0,
+    }
+
+
+def test_the_fingerprint_knows_what_a_column_is_for(tmp_path: Path) -> None:
+    table = {"item_id": ["a"] * 2, "timestamp": hours(2), "x": [1.0, 2.0], "y": [1.0, 2.0]}
+    pq.write_table(pa.table(table), tmp_path / "f.parquet")
+    roles = (
+        Columns(targets=("x", "y")),
+        Columns(targets=("x",), past_covariates=("y",)),
+        Columns(targets=("x",), known_covariates=("y",)),
+    )
+    assert len({series_module.load_series(tmp_path, columns, 1).fingerprint() for columns in roles}) == 3

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chronos_ec2.errors import ChronosError, SettingsError
-from chronos_ec2.instance.trainers.chronos.group_attention import attend_in_blocks
+from chronos_ec2.instance.trainers.chronos.lean_encoder import make_lean
 from chronos_ec2.instance.trainers.chronos.model import load_model, save_model
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Batch
@@ -39,7 +39,9 @@ class Learner:
     def __init__(
         self, model: Chronos2Model, config: ChronosConfig, variates: int, processes: Processes
     ) -> None:
-        attend_in_blocks(model, variates)
+        patches = -(-config.prediction_length // int(model.chronos_config.output_patch_size))
+        make_lean(model, variates, patches)
+        self._output_patches = patches
         self.model = model.to(processes.device)
         self._config, self._variates, self._processes = config, variates, processes
         self.precision = _precision(config.precision, processes.device)
@@ -100,13 +102,12 @@ class Learner:
         return total, norm.detach()
 
     def _loss(self, batch: Batch) -> Tensor:
-        patch = self.model.chronos_config.output_patch_size
         with self.autocast():
             said = self._module(
                 context=batch.context,
                 future_target=batch.target,
                 future_covariates=batch.known,
-                num_output_patches=-(-self._config.prediction_length // patch),
+                num_output_patches=self._output_patches,
             )
         loss: Tensor = said.loss
         return loss

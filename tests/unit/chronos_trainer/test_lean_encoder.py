@@ -1,24 +1,28 @@
-"""Attention in blocks gives what the library's attention over the whole batch gives."""
+"""The lean encoder gives what the library's own gives."""
 
 from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from chronos.chronos2.model import Chronos2Model
 
-from chronos_ec2.instance.trainers.chronos.group_attention import attend_in_blocks
+from chronos_ec2.instance.trainers.chronos.lean_encoder import make_lean
 from chronos_ec2.instance.trainers.chronos.model import random_model
 from chronos_ec2.training_settings import ChronosConfig
 
 from .conftest import SMALL
 
-GROUPS, HORIZON = 5, 8
+GROUPS, HORIZON, PATCHES = 5, 40, 3
+CONFIG = ChronosConfig(
+    **{**SMALL, "prediction_length": HORIZON, "model_config": {**SMALL["model_config"], "num_layers": 2}}
+)
 
 
-def rows(group_size: int) -> dict[str, torch.Tensor]:
+def rows(group_size: int) -> dict[str, Any]:
     """Windows with missing values, one of them empty but for its end, as the model takes them."""
     generator = torch.Generator().manual_seed(1)
     count = GROUPS * group_size
@@ -31,14 +35,19 @@ def rows(group_size: int) -> dict[str, torch.Tensor]:
         covariate = torch.arange(count) % group_size == group_size - 1
         known[covariate] = 1.0
         target[covariate] = math.nan
-    return {"context": context, "future_target": target, "future_covariates": known}
+    return {
+        "context": context,
+        "future_target": target,
+        "future_covariates": known,
+        "num_output_patches": PATCHES,
+    }
 
 
 @pytest.mark.parametrize("group_size", [1, 3])
 def test_forecasts_loss_and_gradients_are_those_of_the_library(group_size: int) -> None:
-    theirs: Chronos2Model = random_model(ChronosConfig(**SMALL))
+    theirs: Chronos2Model = random_model(CONFIG)
     ours = copy.deepcopy(theirs)
-    attend_in_blocks(ours, group_size)
+    make_lean(ours, group_size, PATCHES)
     batch = rows(group_size)
     groups = torch.arange(GROUPS).repeat_interleave(group_size)
     expected = theirs(**batch, group_ids=groups)
@@ -59,8 +68,8 @@ def test_forecasts_loss_and_gradients_are_those_of_the_library(group_size: int) 
 
 
 def test_groups_do_not_see_each_other() -> None:
-    model: Chronos2Model = random_model(ChronosConfig(**SMALL)).eval()
-    attend_in_blocks(model, 3)
+    model: Chronos2Model = random_model(CONFIG).eval()
+    make_lean(model, 3, PATCHES)
     batch = rows(3)
     del batch["future_target"]
     before = model(**batch).quantile_preds

@@ -1,0 +1,157 @@
+"""Steps a second of our Chronos-2 loop beside the library's own `fit()`: same model, windows, batch, threads.
+
+    python benchmarks/training_speed.py [--steps N] [--rounds N] [--report FILE.md]
+
+Both start from the same weights and take the same number of steps over the same data in one process, in
+turns; the ratio is of the medians. The losses of both are told: the windows are drawn alike but not the same,
+so they agree up to chance. Exits 1 when a ratio is below 1.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import logging
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from chronos_ec2.data.columns import Columns
+from chronos_ec2.data.series import SeriesSet
+from chronos_ec2.instance.trainers.chronos.learner import Learner
+from chronos_ec2.instance.trainers.chronos.model import random_model
+from chronos_ec2.instance.trainers.chronos.processes import Processes
+from chronos_ec2.instance.trainers.chronos.windows import Windows
+from chronos_ec2.training_settings import ChronosConfig
+
+LEAST_RATIO = 1.5
+CASES = {"batch 32": 32, "batch 128": 128}
+SERIES, LENGTH = 200, 1000
+
+
+def series() -> SeriesSet:
+    """Hourly series with a daily and a weekly season, trend and noise."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(LENGTH)
+    daily = np.sin(2 * np.pi * (hours / 24 + rng.random((SERIES, 1)))) * rng.uniform(1, 4, (SERIES, 1))
+    weekly = np.sin(2 * np.pi * (hours / 168 + rng.random((SERIES, 1)))) * rng.uniform(1, 4, (SERIES, 1))
+    values = 10 + daily + weekly + rng.normal(size=(SERIES, LENGTH))
+    return SeriesSet(
+        columns=Columns(),
+        ids=[str(number) for number in range(SERIES)],
+        offsets=np.arange(SERIES + 1) * LENGTH,
+        values=values.astype(np.float32).reshape(1, -1),
+        times=np.tile(hours * 3_600_000_000, SERIES),
+        spacing_seconds=3600.0,
+        rows=SERIES * LENGTH,
+        dropped_short=0,
+        gaps=0,
+        missing=0,
+        files=1,
+    )
+
+
+def ours(config: ChronosConfig, data: SeriesSet) -> tuple[float, float]:
+    """Steps a second, and the mean loss of the last quarter."""
+    processes = Processes("cuda" if torch.cuda.is_available() else "cpu")
+    windows = Windows(data, config)
+    learner = Learner(random_model(config), config, windows.variates, processes)
+    losses = []
+    began = time.perf_counter()
+    for step in range(1, config.max_steps + 1):
+        losses.append(learner.update(windows.draw(config.seed, step, config.batch_size), step)[0])
+    last = float(torch.stack(losses[-config.max_steps // 4 :]).mean())
+    return config.max_steps / (time.perf_counter() - began), last
+
+
+def theirs(config: ChronosConfig, data: SeriesSet) -> tuple[float, float]:
+    """The same for the library, told by its own log."""
+    from chronos import Chronos2Pipeline
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.began = self.ended = 0.0
+            self.losses: list[float] = []
+
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            self.began = time.perf_counter()
+
+        def on_train_end(self, *_: object, **__: object) -> None:
+            self.ended = time.perf_counter()
+
+        def on_log(self, *_: object, logs: dict[str, float], **__: object) -> None:
+            if "loss" in logs:
+                self.losses.append(float(logs["loss"]))
+
+    clock = Clock()
+    held = config.prediction_length
+    inputs = [row[:-held] for row in data.values[0].reshape(SERIES, LENGTH)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = Chronos2Pipeline(copy.deepcopy(random_model(config)).to(device))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        pipeline.fit(
+            inputs,
+            config.prediction_length,
+            context_length=config.context_length,
+            min_past=config.least_past,
+            learning_rate=config.peak_learning_rate,
+            num_steps=config.max_steps,
+            batch_size=config.batch_size,
+            output_dir=folder,
+            callbacks=[clock],
+            remove_printer_callback=True,
+            warmup_steps=config.warmup,
+            logging_steps=config.max_steps // 4,
+            disable_tqdm=True,
+        )
+    return config.max_steps / (clock.ended - clock.began), clock.losses[-1]
+
+
+def main() -> int:
+    """Measure, print a table, and say whether we are fast enough."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--report", type=Path)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    data, lines, good = series(), [], True
+    for name, batch in CASES.items():
+        config = ChronosConfig(batch_size=batch, max_steps=given.steps, log_steps=given.steps)
+        found = {"ours": [ours(config, data)], "fit()": [theirs(config, data)]}
+        for _ in range(given.rounds):
+            found["ours"].append(ours(config, data))
+            found["fit()"].append(theirs(config, data))
+        # The first round warms up.
+        rates = {who: statistics.median(rate for rate, _ in rounds[1:]) for who, rounds in found.items()}
+        losses = {who: statistics.median(loss for _, loss in rounds[1:]) for who, rounds in found.items()}
+        ratio = rates["ours"] / rates["fit()"]
+        good &= ratio >= LEAST_RATIO
+        lines.append(f"| {name} | {ratio:.2f} x | {losses['ours']:.2f} | {losses['fit()']:.2f} |")
+        print(lines[-1], flush=True)
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"one thread, {platform.machine()}"
+    table = ["| | steps a second, ours to fit() | loss, ours | loss, fit() |", "|---|---|---|---|", *lines]
+    command = "python " + " ".join(word for word in sys.argv if not word.startswith("--report"))
+    text = f"Preset tiny (0.29 M), context 512, prediction 64, {given.steps} steps; {where}.\n\n"
+    if given.report:
+        given.report.write_text(f"# Speed of training\n\n    {command}\n\n{text}" + "\n".join(table) + "\n")
+    print(text + "\n".join(table))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
