@@ -3,8 +3,8 @@
     python benchmarks/data_loading.py [--rounds N] [--report FILE.md]
 
 A thousand hourly series of ten thousand values in twenty files. pandas reads the files, sorts by series and
-time and cuts each series out as an array, which is what the library's own data frame path begins with. Both in
-one process, in turns; the ratio is of the medians. Exits 1 when it is below 5.
+time and cuts each series out as an array, which is what the library's own data frame path begins with. Both
+in one process, in turns; the ratio is of the medians. Exits 1 when it is below 5.
 """
 
 from __future__ import annotations
