@@ -74,8 +74,8 @@ def main() -> int:
     ratio = statistics.median(seconds["pandas"]) / statistics.median(seconds["ours"])
     text = (
         f"{SERIES * LENGTH / 1e6:.0f} million rows, {SERIES} series, {FILES} files, two cores, "
-        f"{given.rounds} rounds:\nready **{ratio:.1f} times** sooner than by pandas (ours checks for duplicates, "
-        "counts gaps and takes the digest as well)."
+        f"{given.rounds} rounds:\nready **{ratio:.1f} times** sooner than by pandas "
+        "(ours checks for duplicates, counts gaps and takes the digest as well)."
     )
     print(text)
     if given.report:
