@@ -152,15 +152,25 @@ def sample_data(c: Context, into: str | None = None) -> None:
 
 
 @task(
-    help={**ENV, **SET, "data": "folder of your Parquet files, checked first (docs/data.md)"},
+    help={
+        **ENV,
+        **SET,
+        "data": "folder of your Parquet files, checked first (docs/data.md)",
+        "model": "folder of a Chronos-2 model to fine-tune; its model_id is printed on stdout",
+    },
     iterable=["set_"],
 )
 def upload(
-    c: Context, env: str | None = None, data: str | None = None, set_: list[str] | None = None
+    c: Context,
+    env: str | None = None,
+    data: str | None = None,
+    model: str | None = None,
+    set_: list[str] | None = None,
 ) -> None:
-    """Upload what has changed: scripts, the built training environment and, with --data, training data."""
+    """Upload what has changed: scripts and the built training environment; --data and --model add theirs."""
     from chronos_ec2.workstation import upload as uploads
     from chronos_ec2.workstation.instance_tools import make_instance_tools
+    from chronos_ec2.workstation.model_upload import upload_model
 
     settings = settings_of(env, set_)
     progress = uploads.terminal_progress(sys.stderr)
@@ -172,6 +182,8 @@ def upload(
                 aws.s3, aws.bucket, Path(data), *needs, out=sys.stderr, progress=progress
             )
             print(sent, file=sys.stderr)
+        if model is not None:
+            print(upload_model(aws.s3, aws.bucket, Path(model), progress=progress))
         archive = environment_folder(settings)
         print(uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress), file=sys.stderr)
         tools = make_instance_tools(STATE_FOLDER / "tools")

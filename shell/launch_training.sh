@@ -87,7 +87,7 @@ gather_facts() {
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
   if [[ $(setting outside_switch) == true ]]; then require_outside_switch "$exports"; fi
-  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic
+  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic require_start_model
   find_checkpoint "$resume_from" >"$work/find_checkpoint"
 }
 

@@ -84,6 +84,30 @@ fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 'invoke upload
 fetch_environment_manifest() { fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'; }
 fetch_data_manifest() { fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'; }
 
+# Looks whether the model that training starts from is there, in the one bucket that an instance reads.
+require_start_model() {
+  local model_id name
+  model_id=$(jq -r 'if .trainer == "chronos" then .training.model_id // "random" else "random" end' <<<"$settings")
+  # A folder is refused where the launch's files are made.
+  if [[ $model_id != s3://* ]]; then return 0; fi
+  if [[ $model_id != "s3://$bucket/"* ]]; then
+    log_error "training.model_id: an instance reads s3://$bucket alone, not $model_id; fetch that model and send it with: invoke upload --model DIR"
+    return "$EXIT_SETTINGS_INVALID"
+  fi
+  model_id=${model_id%/}
+  for name in config.json model.safetensors; do
+    if retry_with_backoff 6 aws s3api head-object --bucket "$bucket" --key "${model_id#"s3://$bucket/"}/$name"; then continue; fi
+    case $AWS_ERROR_CODE in
+      NoSuchKey | NotFound | 404)
+        log_error "training.model_id: $model_id has no $name; send a Chronos-2 model in safetensors with: invoke upload --model DIR"
+        return "$EXIT_NOT_UPLOADED"
+        ;;
+    esac
+    _report_aws_error "looking at $model_id/$name"
+    return $?
+  done
+}
+
 # Prints the stack's subnets as {subnet_id, zone}, in the order of its export. A zone that may not be asked for is null: only
 # the words for a pool lack it then.
 fetch_subnets() {

@@ -16,6 +16,7 @@ checkpoint_sync_pid=''
 # Where things lie on the instance.
 home="${CHRONOS_ROOT:-}/opt/chronos"
 data="${CHRONOS_ROOT:-}/data"
+start_model="$data/start-model"
 venv_python="$home/venv/bin/python3"
 # Our package comes from the scripts, everything else from the training environment alone.
 export PYTHONPATH="$home/scripts" PYTHONNOUSERSITE=1
@@ -106,6 +107,10 @@ phase_data_sync() {
   run_waiting "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
     --prefix cached-datasets/training-data/ --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data" \
     || fail "the training data could not be fetched; see the log" || return $?
+  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
+    run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model" \
+      || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
+  fi
   if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then fetch_checkpoint; fi
 }
 
@@ -137,11 +142,13 @@ stop_checkpoint_sync() {
 
 phase_training() {
   local status=0
+  local -a model=()
+  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then model=(--model "$start_model"); fi
   start_checkpoint_sync
   # The command of `trainer: command` finds the training environment's python first.
   run_waiting env PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
     --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" \
-    --grace-seconds "$(((CHRONOS_KILL_GRACE_SECONDS + 2) / 3))" || status=$?
+    --grace-seconds "$(((CHRONOS_KILL_GRACE_SECONDS + 2) / 3))" "${model[@]}" || status=$?
   stop_checkpoint_sync
   forget_state # the wrapper has written it since
   if ((status != 0)); then

@@ -39,7 +39,13 @@ def count_gpus(config: RunConfig) -> int:
 
 
 def trainer_argv(
-    config: RunConfig, config_path: Path, data: Path, output: Path, *, gpus: int = 0
+    config: RunConfig,
+    config_path: Path,
+    data: Path,
+    output: Path,
+    *,
+    gpus: int = 0,
+    model: Path | None = None,
 ) -> tuple[str, ...]:
     """The command to run.
 
@@ -47,6 +53,7 @@ def trainer_argv(
         config: the run's settings.
         config_path, data, output: where they lie.
         gpus: how many the machine has; Chronos is trained by a process on each.
+        model: where the start model lies that was fetched from S3.
     """
     if config.trainer == "command":
         return _own_command(config, config_path, data, output)
@@ -62,7 +69,9 @@ def trainer_argv(
             "--max-restarts=0",
             *module,
         )
-    flags = ("--config", str(config_path), "--data", str(data), "--output", str(output))
+    flags: tuple[str, ...] = ("--config", str(config_path), "--data", str(data), "--output", str(output))
+    if model is not None and config.trainer == "chronos":
+        flags += ("--model", str(model))
     return (sys.executable, *module, *flags)
 
 

@@ -1,12 +1,14 @@
 """Runs a training command and looks after it: output, metrics, state file, signals, `training.json`.
 
 usage: training_wrapper.py --config FILE --data DIR --output DIR
-                           [--bucket B [--env E] [--run-id R]] [--grace-seconds N] [-- COMMAND...]
+                           [--bucket B [--env E] [--run-id R]] [--grace-seconds N] [--model DIR]
+                           [-- COMMAND...]
 
 Without COMMAND, `trainer` in the config says what runs: `chronos` is Chronos-2, one process for each GPU,
 `test` the linear quantile model, `command` the config's `command`, in which {config}, {data}, {output} and
 {checkpoints} stand for the paths, and {checkpoint_every_steps} for the setting. Without --bucket there is no
-state file and no heartbeat; --env and --run-id default to the config's.
+state file and no heartbeat; --env and --run-id default to the config's. --model is where the model lies that
+`model_id` names in S3 (model_fetch.py).
 
 In the output folder: training.json, metrics.jsonl (appended), logs/training.log (appended).
 
@@ -210,6 +212,7 @@ def _parse(argv: Sequence[str]) -> Job:
     parser.add_argument("--bucket", help="bucket of the state file; without it no heartbeat")
     parser.add_argument("--env", help="environment (default: the config's)")
     parser.add_argument("--run-id", help="run (default: the config's)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="the start model, fetched")
     parser.add_argument("--grace-seconds", type=float, default=DEFAULT_GRACE_SECONDS, metavar="N")
     words = list(argv)
     cut = words.index("--") if "--" in words else len(words)
@@ -224,10 +227,12 @@ def _parse(argv: Sequence[str]) -> Job:
         parser.error("--grace-seconds: expected 0 to 86400")
     config_path, data, output = (path.absolute() for path in (given.config, given.data, given.output))
     config = load_run_config(config_path)
+    model = given.model and given.model.absolute()
     return Job(
         config=config,
         trainer="command" if command else config.trainer,
-        argv=tuple(command) or trainer_argv(config, config_path, data, output, gpus=count_gpus(config)),
+        argv=tuple(command)
+        or trainer_argv(config, config_path, data, output, gpus=count_gpus(config), model=model),
         data=data,
         output=output,
         bucket=given.bucket,

@@ -71,6 +71,7 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "scripts_sha256": facts["scripts_sha256"],
         "dataset_sha256": facts["dataset_sha256"],
         "resume_from": (facts.get("resume") or {}).get("run_id", ""),
+        "start_model": settings.start_model,
         "topic_arn": facts.get("topic_arn", ""),
         "stale_minutes": settings.stale_minutes,
     }

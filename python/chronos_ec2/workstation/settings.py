@@ -21,7 +21,14 @@ import yaml
 
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, SettingsError
-from chronos_ec2.training_settings import ChronosConfig, LinearConfig, WindowConfig, read_training_config
+from chronos_ec2.start_model import in_s3
+from chronos_ec2.training_settings import (
+    RANDOM,
+    ChronosConfig,
+    LinearConfig,
+    WindowConfig,
+    read_training_config,
+)
 
 ENVIRONMENT_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
@@ -173,6 +180,23 @@ class Settings:
         """The columns of the data that training reads."""
         given = {key: value for key, value in self.training.items() if key in _COLUMN_KEYS}
         return read_training_config(WindowConfig, given, _TRAINING).columns
+
+    @property
+    def start_model(self) -> str:
+        """The S3 URI of the model that training starts from; empty where it starts from random weights.
+
+        Raises:
+            SettingsError: a folder is named: no instance has it.
+        """
+        if self.trainer != "chronos":
+            return ""
+        model_id = read_training_config(ChronosConfig, self.training_config(), _TRAINING).model_id
+        if model_id != RANDOM and not in_s3(model_id):
+            raise SettingsError(
+                f"{_TRAINING}.model_id: {model_id} is a folder of this machine, which no instance has; "
+                f"`invoke upload --model {model_id}` sends it and prints the model_id to use"
+            )
+        return "" if model_id == RANDOM else model_id
 
     @property
     def shortest_series(self) -> int:

@@ -257,7 +257,7 @@ def drop_a_weight(folder: Path) -> None:
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             "has no model.safetensors; weights in other formats run code",
         ),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), "the weights cannot be read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), "no whole safetensors file"),
         (lambda folder: drop_a_weight(folder), "do not fit the model's config (missing_keys"),
     ],
     ids=["no config", "half a config", "another model", "a pickle", "half the weights", "a weight less"],

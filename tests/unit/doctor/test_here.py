@@ -127,6 +127,7 @@ CASES = [
     ),
     Case("aws command", "printing no JSON", prints("aws s3api", 0, "hello"), ERROR, "does not know", SET_UP),
     Case("packages", "as locked", as_is, OK, "packages as in requirements/dev.lock"),
+    Case("packages", "another build of one", packages(torch="2.13.0+cpu"), OK, "as in requirements/dev.lock"),
     Case("packages", "missing", packages(boto3=None, moto=None), ERROR, "are missing: boto3, moto", SET_UP),
     Case(
         "packages",

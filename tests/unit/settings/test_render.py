@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "scripts_sha256": "b" * 64,
     "dataset_sha256": "c" * 64,
     "resume_from": "2025-01-14-000000",
+    "start_model": "s3://chronos-training-dev/cached-datasets/models/0123/",
     "topic_arn": "arn:aws:sns:us-east-1:123456789012:ChronosTraining",
     "stale_minutes": 15,
 }
@@ -50,6 +51,7 @@ VARIABLES = {
     "environment_sha256": "CHRONOS_ENVIRONMENT_SHA256",
     "dataset_sha256": "CHRONOS_DATASET_SHA256",
     "resume_from": "CHRONOS_RESUME_FROM",
+    "start_model": "CHRONOS_START_MODEL",
     "topic_arn": "CHRONOS_TOPIC_ARN",
 }
 NASTY = [

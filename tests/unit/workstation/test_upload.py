@@ -46,6 +46,7 @@ def tree(tmp_path: Path) -> Path:
         "python/chronos_ec2/__init__.py",
         "python/chronos_ec2/errors.py",
         "python/chronos_ec2/exit_codes.py",
+        "python/chronos_ec2/start_model.py",
         "python/chronos_ec2/training_settings.py",
         "python/chronos_ec2/data/series.py",
         "python/chronos_ec2/state/state_machine.json",
@@ -240,13 +241,14 @@ def test_the_scripts_lie_as_the_instance_expects_them(world: Any, tree: Path) ->
         "chronos_ec2/__init__.py",
         "chronos_ec2/errors.py",
         "chronos_ec2/exit_codes.py",
+        "chronos_ec2/start_model.py",
         "chronos_ec2/training_settings.py",
         "chronos_ec2/data/series.py",
         "chronos_ec2/state/state_machine.json",
         "chronos_ec2/state/store.py",
         "chronos_ec2/instance/trainers/linear_quantile.py",
     }
-    assert (summary.sent, summary.unchanged) == (13, 0)
+    assert (summary.sent, summary.unchanged) == (14, 0)
     manifest = world.get(f"{SCRIPTS}MANIFEST.sha256")
     assert summary.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
     assert world.s3.calls.index("put_object") > max(
@@ -270,7 +272,7 @@ def test_only_changed_scripts_are_sent_again(world: Any, tree: Path) -> None:
     first = upload_scripts(world.s3, world.bucket, tree)
     world.s3.calls.clear()
     again = upload_scripts(world.s3, world.bucket, tree)
-    assert (again.sent, again.unchanged, again.bytes) == (0, 13, 0)
+    assert (again.sent, again.unchanged, again.bytes) == (0, 14, 0)
     assert again.manifest_sha256 == first.manifest_sha256
     assert not {"upload_fileobj", "put_object", "delete_object"} & set(world.s3.calls)
     (tree / "shell/bootstrap.sh").write_text("# changed\n")

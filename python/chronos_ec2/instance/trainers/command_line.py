@@ -34,6 +34,8 @@ def run_trainer(
     config: type[Config],
     about: str,
     argv: Sequence[str] | None = None,
+    *,
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None,
 ) -> int:
     """Run a trainer's command line.
 
@@ -42,11 +44,14 @@ def run_trainer(
         config: the class of its settings.
         about: what it says of itself: the head of its module.
         argv: the command line; None takes the process's own.
+        add_arguments: adds flags that this trainer alone has.
 
     Returns:
         0 done; 1 failed; 2 a wrong flag or setting; 3 failed on request; 75 stopped after a checkpoint.
     """
-    arguments = _parser(about).parse_args(argv)
+    parser = _parser(about)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
     try:
         settings = load_config(arguments.config, config)
         if arguments.fresh:

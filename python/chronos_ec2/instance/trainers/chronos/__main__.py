@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -38,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status that the module's head lists.
     """
-    return run_trainer(_train, ChronosConfig, __doc__ or "", argv)
+    return run_trainer(_train, ChronosConfig, __doc__ or "", argv, add_arguments=_add_arguments)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, metavar="DIR", help="where the model lies that model_id names")
 
 
 def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
@@ -56,6 +61,7 @@ def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
                 scratch=arguments.output / SCRATCH / str(processes.rank),
             ),
             output=arguments.output,
+            start_model=arguments.model,
             events=EventWriter(sys.stdout),
             stop=stop,
             rehearsal=Rehearsal.from_arguments(arguments),

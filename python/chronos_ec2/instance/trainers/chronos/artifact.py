@@ -15,8 +15,9 @@ from typing import Any, Final
 from chronos.chronos2.model import Chronos2Model
 
 from chronos_ec2.errors import ChronosError
-from chronos_ec2.instance.trainers.chronos.model import CONFIG, WEIGHTS, load_model
+from chronos_ec2.instance.trainers.chronos.model import load_model
 from chronos_ec2.instance.trainers.plain_pickle import read_plain, write_plain
+from chronos_ec2.start_model import CONFIG, WEIGHTS
 
 FORMAT: Final = "chronos-ec2/chronos-2"
 FORMAT_VERSION: Final = 1

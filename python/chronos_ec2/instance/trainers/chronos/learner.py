@@ -91,7 +91,7 @@ class Learner:
         total = torch.zeros((), device=self._processes.device)
         for number, part in enumerate(parts, 1):
             later = number < len(parts) and isinstance(self._module, DistributedDataParallel)
-            with self._module.no_sync() if later else nullcontext():  # type: ignore[operator]
+            with self._module.no_sync() if later else nullcontext():
                 loss = self._loss(part.to(self._processes.device)) / len(parts)
                 torch.autograd.backward(loss)
             total += loss.detach()

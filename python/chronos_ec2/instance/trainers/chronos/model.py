@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from chronos_ec2.errors import ChronosError, SettingsError
+from chronos_ec2.start_model import CONFIG, PIPELINE_CLASS, WEIGHTS, read_model_config
 from chronos_ec2.training_settings import ChronosConfig
 
 PATCH: Final = 16
@@ -23,8 +23,6 @@ QUANTILES: Final = (
     *(0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99),
 )
 """The levels of the published models."""
-WEIGHTS: Final = "model.safetensors"
-CONFIG: Final = "config.json"
 
 _SIZES: Final[dict[str, dict[str, Any]]] = {
     "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0},
@@ -51,7 +49,7 @@ def random_model(config: ChronosConfig) -> Chronos2Model:
     core = Chronos2CoreConfig(
         **sizes,
         architectures=["Chronos2Model"],
-        chronos_pipeline_class="Chronos2Pipeline",
+        chronos_pipeline_class=PIPELINE_CLASS,
         chronos_config={
             "context_length": config.context_length,
             "input_patch_size": PATCH,
@@ -131,20 +129,7 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Chronos2Mod
 
 def _read_config(folder: Path) -> Chronos2CoreConfig:
     try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{folder / CONFIG} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SettingsError(f"{folder / CONFIG} is not JSON") from error
-    if not isinstance(raw, dict) or raw.get("chronos_pipeline_class") != "Chronos2Pipeline":
-        kind = raw.get("chronos_pipeline_class") if isinstance(raw, dict) else None
-        raise SettingsError(f"{folder} holds no Chronos-2 model (chronos_pipeline_class is {kind!r})")
-    if not (folder / WEIGHTS).is_file():
-        raise SettingsError(
-            f"{folder} has no {WEIGHTS}; weights in other formats run code when they are read"
-        )
-    try:
-        return Chronos2CoreConfig(**raw)
+        return Chronos2CoreConfig(**read_model_config(folder))
     except (TypeError, ValueError, AssertionError) as error:
         raise SettingsError(f"{folder / CONFIG}: {_line(error)}") from error
 

@@ -28,12 +28,13 @@ from chronos_ec2.instance.trainers.checkpoints import (
 from chronos_ec2.instance.trainers.chronos.artifact import write_pickle
 from chronos_ec2.instance.trainers.chronos.held_out import HeldOut
 from chronos_ec2.instance.trainers.chronos.learner import Learner
-from chronos_ec2.instance.trainers.chronos.model import WEIGHTS, load_model, random_model, save_model
+from chronos_ec2.instance.trainers.chronos.model import load_model, random_model, save_model
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Windows
 from chronos_ec2.instance.trainers.command_line import CHECKPOINTS, say
 from chronos_ec2.instance.trainers.files import sha256_of
 from chronos_ec2.instance.trainers.rehearsal import Rehearsal, StopRequest
+from chronos_ec2.start_model import WEIGHTS
 from chronos_ec2.training_settings import RANDOM, ChronosConfig
 
 MODEL_FOLDER: Final = "models/chronos2"
@@ -48,6 +49,7 @@ class Trainer:
         config: its settings.
         series: its data.
         output: the folder that it writes to.
+        start_model: the folder of the model that `model_id` names; None where `model_id` is that folder.
         events: where it reports; used by the leading process alone.
         stop: whether to stop.
         rehearsal: failures that were asked for.
@@ -64,6 +66,7 @@ class Trainer:
         config: ChronosConfig,
         series: SeriesSet,
         output: Path,
+        start_model: Path | None = None,
         events: EventWriter,
         stop: StopRequest,
         rehearsal: Rehearsal,
@@ -81,7 +84,7 @@ class Trainer:
         near, far = seasons_from_spacing(series.spacing_seconds)
         self._seasons = (config.season_length or near, far)
         self._windows = Windows(series, config)
-        model, start = self._start_model()
+        model, start = self._start_model(start_model)
         self._learner = Learner(model, config, self._windows.variates, processes)
         self._held_out = HeldOut(
             series,
@@ -128,12 +131,12 @@ class Trainer:
         self._finish(zero_shot, rate)
         return True
 
-    def _start_model(self) -> tuple[Chronos2Model, str]:
+    def _start_model(self, fetched: Path | None) -> tuple[Chronos2Model, str]:
         if not self._config.fine_tuning:
             return random_model(self._config), RANDOM
-        folder = Path(self._config.model_id)
+        folder = fetched or Path(self._config.model_id)
         if not folder.is_dir():
-            raise SettingsError(f"model_id {self._config.model_id} is not a folder")
+            raise SettingsError(f"model_id {self._config.model_id}: {folder} is not a folder")
         return load_model(folder, self._config), sha256_of(folder / WEIGHTS)
 
     def _resume(self) -> Checkpoint | None:

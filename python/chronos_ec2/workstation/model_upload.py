@@ -1,0 +1,43 @@
+"""Send a Chronos-2 model to the bucket, for trainings that start from it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from chronos_ec2.errors import SettingsError
+from chronos_ec2.start_model import CONFIG, MODEL_FILES, WEIGHTS, read_model_config
+from chronos_ec2.workstation.transfer import Progress, look, send_all
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MODELS_PREFIX: Final = "cached-datasets/models/"
+
+
+def upload_model(s3: S3Client, bucket: str, folder: Path, *, progress: Progress | None = None) -> str:
+    """Check a model's folder and send it, to a name made of its content.
+
+    Args:
+        folder: with config.json and model.safetensors, as `save_pretrained` writes them.
+        progress: called with a name, the bytes sent so far and all bytes.
+
+    Returns:
+        Its `model_id`, an S3 URI.
+
+    Raises:
+        SettingsError: the folder holds no Chronos-2 model in safetensors; nothing was sent.
+        NotUploaded: a file changed meanwhile.
+        StorageDenied: S3 refused.
+    """
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is not a folder; --model takes one with {CONFIG} and {WEIGHTS}")
+    read_model_config(folder)
+    files = [look(name, folder / name) for name in MODEL_FILES]
+    digest = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
+    prefix = f"{MODELS_PREFIX}{digest[:16]}/"
+    # The config comes last: a prefix without it is an upload that broke off, and no launch takes it.
+    for file in reversed(files):
+        send_all(s3, bucket, prefix, [file], progress)
+    return f"s3://{bucket}/{prefix}"
