@@ -146,7 +146,7 @@ def python_packages(machine: Machine) -> list[Finding]:
 
 
 def _pinned(found: str, version: str) -> bool:
-    """Whether pip takes a version for the pinned one: the build's label (2.13.0+cpu) is left aside (PEP 440)."""
+    """Whether pip takes a version for the pinned one: a label (2.13.0+cpu) is left aside (PEP 440)."""
     return version in (found, found.partition("+")[0])
 
 
