@@ -8,11 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from chronos_ec2.instance.metric_lines import Event, parse_line
 from chronos_ec2.instance.training_record import TrainingRecord, plain, write_json_atomically
+from chronos_ec2.metrics_log import source_of
+from chronos_ec2.state.clock import to_text, utc_now
 
 _SAVE_EVERY_SECONDS: Final = 1.0
 _FILE_DESCRIPTORS: Final = {"stdout": 1, "stderr": 2}
@@ -29,6 +32,7 @@ class Collector:
         record: gathers the events.
         log: takes one line of talk.
         monotonic: seconds, to write `training.json` not more than once a second.
+        now: the time that each line of `metrics.jsonl` gets.
     """
 
     def __init__(
@@ -37,11 +41,13 @@ class Collector:
         record: TrainingRecord,
         log: Callable[[str], None],
         monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._output = output
         self._record = record
         self._log = log
         self._monotonic = monotonic
+        self._now = now
         self._lock = threading.Lock()
         self._saved_at = monotonic()
         self._concluded = False
@@ -91,12 +97,17 @@ class Collector:
         rows = []
         for event in events:
             worth_saving = self._record.observe(event) or worth_saving
-            rows.append(json.dumps(plain(event), allow_nan=False) + "\n")
+            rows.append(json.dumps(plain(self._row(event)), allow_nan=False) + "\n")
         self._write("metrics.jsonl", "".join(rows).encode())
         now = self._monotonic()
         if worth_saving and now - self._saved_at >= _SAVE_EVERY_SECONDS:
             self._saved_at = now
             self.save(self._record.document("running"))
+
+    def _row(self, event: Event) -> Event:
+        """An event as docs/metrics.md has it; what a trainer says is not taken for another source's."""
+        row = {**event, "t": event.get("t", to_text(self._now()))}
+        return row if source_of(row) == "trainer" else {**row, "source": "trainer"}
 
     def _write(self, place: str, data: bytes) -> None:
         if place in self._muted:

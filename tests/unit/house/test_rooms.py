@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGE = REPOSITORY / "python" / "chronos_ec2"
-SHARED = {"data", "errors", "exit_codes", "start_model", "state", "training_settings"}
+SHARED = {"data", "errors", "exit_codes", "metrics_log", "start_model", "state", "training_settings"}
 ALLOWED = {
     "state": {"state", "errors", "exit_codes"},
     "data": {"data", "errors", "exit_codes"},

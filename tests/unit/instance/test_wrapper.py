@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from chronos_ec2.metrics_log import source_of, time_of
+
 from .conftest import REPOSITORY, Rig, is_alive, wait_for
 
 GOOD = r"""
@@ -72,11 +74,19 @@ def test_a_child_killed_by_a_signal_gives_128_plus_its_number(rig: Rig) -> None:
     assert "SIGKILL" in rig.record["error"] and rig.record["exit_code"] == 137
 
 
+def test_what_a_trainer_says_keeps_its_own_time_and_passes_for_nobody_else(rig: Rig) -> None:
+    rig.run("""print('{"event": "metric", "step": 1, "t": 7, "source": "sampler"}')""")
+    (row,) = rig.metrics
+    assert (row["t"], source_of(row)) == (7, "trainer")
+
+
 def test_exit_0_with_a_loss_of_nan_is_a_failure(rig: Rig) -> None:
     code, _, err = rig.run("""print('{"event": "metric", "step": 5, "loss": NaN}')""")
     assert code == 1
     assert rig.record["status"] == "failed" and "loss is nan at step_5" in err
-    assert rig.metrics == [{"event": "metric", "step": 5, "loss": None}]
+    (row,) = rig.metrics
+    assert time_of(row) is not None
+    assert {name: row[name] for name in row if name != "t"} == {"event": "metric", "step": 5, "loss": None}
     assert rig.record["history"] == [{"step": 5, "loss": None}]
 
 
