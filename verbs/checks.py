@@ -1,0 +1,74 @@
+"""The checks of this repository, and its lock files."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from chronos_ec2.workstation import commands, toolchain
+from chronos_ec2.workstation.settings import REPOSITORY
+from verbs.common import clear_errors, run
+
+
+def shell_files() -> list[str]:
+    """Every Bash file that we wrote."""
+    folders = (REPOSITORY / "shell", REPOSITORY / "tests" / "bats")
+    found = [
+        path for folder in folders for path in folder.rglob("*") if path.suffix in (".sh", ".bash", ".bats")
+    ]
+    return [str(path.relative_to(REPOSITORY)) for path in sorted(found)] + ["invokew", ".ci/run"]
+
+
+@task(help={"fix": "format and mend what can be mended instead of complaining"})
+def lint(c: Context, fix: bool = False) -> None:
+    """Check the sources: shellcheck, shfmt, ruff, mypy."""
+    run(["shellcheck", *shell_files()])
+    run(["shfmt", "--write" if fix else "--diff", *shell_files()])
+    run(["ruff", "check", *(["--fix"] if fix else []), "."])
+    run(["ruff", "format", *([] if fix else ["--check"]), "."])
+    run(["mypy"])
+
+
+@task(help={"only": "a file or a folder of tests/bats; default: all"})
+def bats(c: Context, only: str = "tests/bats") -> None:
+    """Test the Bash scripts."""
+    with clear_errors():
+        program = str(toolchain.node_program("bats", "bats"))
+    if only == "tests/bats":
+        run(["bash", "tests/bats/run.sh"])  # side by side, a file a core
+    else:
+        run([program, "--print-output-on-failure", "--recursive", only])
+
+
+@task(help={"only": "a file or a folder; default: all"})
+def pytest(c: Context, only: str = "tests") -> None:
+    """Test the Python code, the CDK app, the embedded AWS and whole runs on it."""
+    run(commands.pytest_command(only, spread="loadgroup"))
+
+
+@task(
+    help={
+        "seed": "seed of what is left to chance; default: a new one, printed",
+        "report": "file that gets the counts as a page, e.g. docs/fault-proofs.md",
+        "only": "a file of tests/faults; default: all",
+    }
+)
+def faults(
+    c: Context, seed: int | None = None, report: str | None = None, only: str = "tests/faults"
+) -> None:
+    """Prove the state file under contention, crashes, lost answers, corruption: every case (over an hour)."""
+    run(commands.faults_command(only, seed, report))
+
+
+@task(name="test")
+def test_all(c: Context) -> None:
+    """Run every check and every test."""
+    lint(c)
+    bats(c)
+    pytest(c)
+
+
+@task
+def lock(c: Context) -> None:
+    """Write the lock files anew from requirements/*.in."""
+    run(commands.module_command("workstation.lock_files"))

@@ -1,0 +1,54 @@
+"""What the tasks share: help of common flags, settings, errors as exit codes, running a command."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from invoke.exceptions import Exit
+
+from chronos_ec2.errors import ChronosError, UsageProblem
+from chronos_ec2.workstation import commands
+from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
+
+ENV = {"env": "environment of invoke.yaml; default: its default_environment"}
+SET = {"set_": "KEY=VALUE: a setting for this call only; may be given again"}
+RUN = {"run": "run id; default: the active run, else the newest"}
+JSON = {"json": "print JSON on stdout"}
+DRY = {"dry_run": "print what would be done, change nothing"}
+STATE_FOLDER = REPOSITORY / ".chronos"
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the project's errors into a line of text and an exit code of their own."""
+    try:
+        yield
+    except ChronosError as error:
+        raise Exit(f"{type(error).__name__}: {error}", code=int(error.exit_code)) from error
+
+
+def settings_of(env: str | None, assignments: list[str] | None = None) -> Settings:
+    """One environment's settings, flags over environment variables over the file."""
+    with clear_errors():
+        return load_settings(env, parse_assignments(assignments or []))
+
+
+def positive_seconds(flag: str, text: str) -> float:
+    """A flag's number of seconds, 0.2 at least."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.2 <= seconds <= 3600:
+        raise UsageProblem(f"{flag}: got {text!r}, need 0.2 to 3600 seconds")
+    return seconds
+
+
+def run(argv: list[str], settings: Settings | None = None) -> None:
+    """Run a command; a failure ends the task with the command's own exit code."""
+    with clear_errors():
+        env = commands.aws_environment(settings) if settings else commands.base_environment()
+        code = commands.run_command(argv, env=env)
+    if code:
+        raise Exit(code=code)

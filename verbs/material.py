@@ -1,0 +1,79 @@
+"""What a run needs in the bucket: environment, data, scripts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from chronos_ec2.workstation import commands
+from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.settings import REPOSITORY, Settings
+from verbs.common import ENV, SET, STATE_FOLDER, clear_errors, run, settings_of
+
+
+@task(help={**ENV, "set_": SET["set_"]}, iterable=["set_"])
+def build_env(c: Context, env: str | None = None, set_: list[str] | None = None) -> None:
+    """Pack the training environment and its own interpreter into one archive, if something has changed."""
+    settings = settings_of(env, set_)
+    requirements = str(REPOSITORY / settings.environment_requirements)
+    output = str(environment_folder(settings))
+    run(
+        commands.module_command(
+            "workstation.environment_build", "--requirements", requirements, "--output", output
+        )
+    )
+
+
+def environment_folder(settings: Settings) -> Path:
+    """Where an environment's archive is built: one folder a requirements file."""
+    return STATE_FOLDER / "env" / Path(settings.environment_requirements).stem
+
+
+@task(help={"into": "folder for the Parquet files; default: .chronos/sample-data"})
+def sample_data(c: Context, into: str | None = None) -> None:
+    """Write the hourly weather of three New York airports as Parquet files to train on."""
+    folder = Path(into).absolute() if into else STATE_FOLDER / "sample-data"  # a task runs in the repository
+    run(commands.module_command("workstation.sample_data", str(folder)))
+
+
+@task(
+    help={
+        **ENV,
+        **SET,
+        "data": "folder of your Parquet files, checked first (docs/data.md)",
+        "model": "folder of a Chronos-2 model to fine-tune; its model_id is printed on stdout",
+    },
+    iterable=["set_"],
+)
+def upload(
+    c: Context,
+    env: str | None = None,
+    data: str | None = None,
+    model: str | None = None,
+    set_: list[str] | None = None,
+) -> None:
+    """Upload what has changed: scripts and the built training environment; --data and --model add theirs."""
+    from chronos_ec2.workstation import upload as uploads
+    from chronos_ec2.workstation.instance_tools import make_instance_tools
+    from chronos_ec2.workstation.model_upload import upload_model
+
+    settings = settings_of(env, set_)
+    progress = uploads.terminal_progress(sys.stderr)
+    with clear_errors():
+        aws = Aws(settings)
+        if data is not None:
+            needs = (settings.shortest_series, settings.columns)
+            sent = uploads.upload_data(
+                aws.s3, aws.bucket, Path(data), *needs, out=sys.stderr, progress=progress
+            )
+            print(sent, file=sys.stderr)
+        if model is not None:
+            print(upload_model(aws.s3, aws.bucket, Path(model), progress=progress))
+        archive = environment_folder(settings)
+        print(uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress), file=sys.stderr)
+        tools = make_instance_tools(STATE_FOLDER / "tools")
+        scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
+        print(scripts, file=sys.stderr)
