@@ -34,6 +34,8 @@ source "$script_dir/lib/ending.sh"
 source "$script_dir/lib/stall.sh"
 # shellcheck source=lib/run_notices.sh
 source "$script_dir/lib/run_notices.sh"
+# shellcheck source=lib/timeline.sh
+source "$script_dir/lib/timeline.sh"
 
 # Tools that the AMI may lack have come with the scripts; the AMI's own are found first. S3 knows no mode bits.
 if [[ -d $script_dir/bin ]]; then chmod -R a+rx "$script_dir/bin"; fi
@@ -143,9 +145,11 @@ run_phase() {
   phase_started=$EPOCHREALTIME
   log_info "phase $phase"
   # shellcheck disable=SC2016  # a jq program
-  move_state "$2" "$phase" "$(jq -cn --arg id "$INSTANCE_ID" '{instance_id: $id}')"
+  move_state "$2" "$phase" "$(jq -cn --arg id "$INSTANCE_ID" --argjson timeline "$timeline" \
+    '{instance_id: $id, control: {timeline: $timeline}}')"
   "$3"
   record_phase "$phase" "$phase_started" ok
+  phase_reached "$phase"
 }
 
 # <status> <step> [json object of further changes]
@@ -191,6 +195,7 @@ main() {
   trap 'exit "$EXIT_TERMINATED"' TERM
   trap 'exit "$EXIT_INTERRUPTED"' INT
   start_log
+  begin_timeline
   log_info "run $CHRONOS_RUN_ID of $CHRONOS_ENV on $INSTANCE_ID"
   require_instance_tools
   require_conditional_writes

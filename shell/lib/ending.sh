@@ -11,6 +11,8 @@ source "$_ending_lib_dir/companions.sh"
 source "$_ending_lib_dir/interruption.sh"
 # shellcheck source=phases.sh
 source "$_ending_lib_dir/phases.sh"
+# shellcheck source=timeline.sh
+source "$_ending_lib_dir/timeline.sh"
 
 stop_reason() { cat "$stop_reason_file" 2>/dev/null || true; }
 
@@ -95,7 +97,8 @@ describe_work() {
   # shellcheck disable=SC2016  # a jq program
   jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" --argjson work "$work" \
     --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" --argjson requests "$(counted_requests)" \
-    '{phases: $phases, instance: {id: $id}} + $work + $checkpoints + $requests'
+    --argjson timeline "$(whole_timeline "$data/output")" \
+    '{phases: $phases, timeline: $timeline, instance: {id: $id}} + $work + $checkpoints + $requests'
 }
 
 # Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>
@@ -103,8 +106,11 @@ finish_records() {
   local file step='' error=''
   file=$(mktemp) || return $?
   if [[ $2 != succeeded ]]; then step=$phase error=$3; fi
+  # What is left after this is to let go of the environment: the machine is off some seconds later.
+  reached power_off
   # shellcheck disable=SC2016  # a jq program
-  jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" '{run_id: $run, phases: $phases}' >"$file"
+  jq -n --arg run "$CHRONOS_RUN_ID" --argjson phases "$phase_times" --argjson timeline "$(whole_timeline "$data/output")" \
+    '{run_id: $run, phases: $phases, timeline: $timeline}' >"$file"
   note_requests P
   timeout 60 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "logs/$CHRONOS_RUN_ID/phase_logs.json" --body "$file" \
     --content-type application/json --tagging chronos-class=log >/dev/null || log_warn "phase_logs.json could not be uploaded"

@@ -212,7 +212,7 @@ assert_failed_run() {
   plan_cli
   plan_terminate
   # shellcheck disable=SC2016  # the fake expands it
-  program_does training 'printf "{\"metrics\": {\"WQL\": 0.1}, \"baselines\": {\"seasonal_naive\": {\"WQL\": 0.2}}}" >"$CHRONOS_ROOT/data/output/training.json"'
+  program_does training 'printf "{\"metrics\": {\"WQL\": 0.1}, \"baselines\": {\"seasonal_naive\": {\"WQL\": 0.2}}, \"timeline\": {\"first_step\": \"2025-01-15T14:31:00.000Z\", \"last_step\": \"2025-01-15T14:32:00.000Z\"}}" >"$CHRONOS_ROOT/data/output/training.json"'
   boot
   assert_equal "$boot_status" 0
   assert_clean_end
@@ -233,6 +233,10 @@ cleanup cleanup i-0abc"
   logs=$(cat "$(object a-bucket "logs/$RUN/phase_logs.json")")
   assert_json "$logs" '"\(.run_id) \(.phases | map("\(.name)=\(.outcome)") | join(" "))"' \
     "$RUN initialization=ok system_setup=ok venv_download=ok gpu_preflight=ok data_sync=ok training=ok results_sync=ok cleanup=ok"
+  assert_json "$logs" '.timeline | keys_unsorted - ["first_step", "last_step"] | join(" ")' \
+    'power_off results_safe data_ready preflight_passed environment_ready'
+  assert_equal "$(jq -c .timeline <<<"$logs")" "$(jq -c .timeline <<<"$record")"
+  assert_json "$logs" .timeline.last_step 2025-01-15T14:32:00.000Z
   assert_json "$logs" '[.phases[] | .seconds >= 0 and (.started_at | test("^20.*Z$"))] | all' true
   assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | tr '\n' ' ')" 'version preflight data_sync training results_sync '
   run -0 cat "$FAKE_PYTHON/calls"

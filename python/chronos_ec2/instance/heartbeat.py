@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from chronos_ec2.state.store import Snapshot, StateStore
@@ -24,6 +24,7 @@ class Heartbeat:
         run_id: the run that must hold the environment.
         interval_seconds: pause between two beats.
         progress: the newest `current_step`, or None to leave it as it is.
+        timeline: when the training came how far; goes with the state's `control.timeline`.
         on_lost: called from this thread with the reason.
         log: takes one line of talk.
     """
@@ -35,6 +36,7 @@ class Heartbeat:
         *,
         interval_seconds: float,
         progress: Callable[[], str | None],
+        timeline: Callable[[], Mapping[str, str]] = dict,
         on_lost: Callable[[str], None],
         log: Callable[[str], None],
     ) -> None:
@@ -42,6 +44,7 @@ class Heartbeat:
         self._run_id = run_id
         self._interval = interval_seconds
         self._progress = progress
+        self._timeline = timeline
         self._on_lost = on_lost
         self._log = log
         self._store: StateStore | None = None
@@ -92,12 +95,17 @@ class Heartbeat:
                 self._on_lost(reason)
                 return
             assert seen is not None
-            if self._store.update(seen, self._changes()) is not None:
+            if self._store.update(seen, self._changes(seen.body)) is not None:
                 return
 
-    def _changes(self) -> dict[str, Any]:
+    def _changes(self, body: Mapping[str, Any]) -> dict[str, Any]:
         step = self._progress()
-        return {"pid": self._pid, **({"current_step": step} if step is not None else {})}
+        changes: dict[str, Any] = {"pid": self._pid, **({"current_step": step} if step is not None else {})}
+        if reached := self._timeline():
+            known = body["control"].get("timeline")
+            timeline = {**(known if isinstance(known, dict) else {}), **reached}
+            changes["control"] = {**body["control"], "timeline": timeline}
+        return changes
 
     def _reason_to_stop(self, seen: Snapshot | None, uri: str) -> str | None:
         if seen is None:

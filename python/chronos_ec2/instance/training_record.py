@@ -7,13 +7,13 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from chronos_ec2.instance.metric_lines import Event, as_number
-from chronos_ec2.state.clock import to_text
+from chronos_ec2.state.clock import to_milliseconds, to_text, utc_now
 
 SCHEMA_VERSION: Final = 1
 MAX_HISTORY: Final = 2000
@@ -59,14 +59,22 @@ class TrainingRecord:
     Args:
         about: the fields known from the start (run_id, trainer, command, training_config, data, ...).
         started_at: UTC.
+        now: the clock.
 
     Attributes:
         model_file: path, bytes and sha256 of the model, once it is known.
+        timeline: when the first step began and the last one was done, as far as they have come. A trainer
+            that announces its `start` does so when its first step begins; of another one the first numbers
+            count.
     """
 
-    def __init__(self, about: Mapping[str, Any], started_at: datetime) -> None:
+    def __init__(
+        self, about: Mapping[str, Any], started_at: datetime, now: Callable[[], datetime] = utc_now
+    ) -> None:
         self._about = dict(about)
         self._started_at = started_at
+        self._now = now
+        self.timeline: dict[str, str] = {}
         self.model_file: dict[str, Any] | None = None
         self._start: Event = {}
         self._end: Event | None = None
@@ -112,6 +120,7 @@ class TrainingRecord:
         """
         kind = event["event"]
         self._note_step(event)
+        self._note_time(event)
         if kind == "start":
             self._start = event
         elif kind == "resume":
@@ -164,6 +173,7 @@ class TrainingRecord:
             "exit_code": exit_code,
             "error": error,
             "last_step": self._last_step,
+            "timeline": dict(self.timeline),
             **({} if self._resumed_at is None else {"resumed_from_step": self._resumed_at}),
             "data": data,
             "model": {"parameters": self._start.get("params"), **(self.model_file or {"path": None})},
@@ -181,6 +191,15 @@ class TrainingRecord:
         step = as_number(event.get("steps" if event["event"] == "train_end" else "step"))
         if step is not None and 0 <= step < _MAX_STEP:
             self._last_step = int(step)
+
+    def _note_time(self, event: Event) -> None:
+        counted = any(as_number(event.get(name)) is not None for name in ("step", "epoch"))
+        stepped = counted and event["event"] in ("metric", "checkpoint")
+        now = to_milliseconds(self._now())
+        if event["event"] == "start" or stepped:
+            self.timeline.setdefault("first_step", now)
+        if event["event"] == "train_end" or (stepped and self._end is None):
+            self.timeline["last_step"] = now
 
     def _observe_numbers(self, event: Event) -> None:
         step, epoch = as_number(event.get("step")), as_number(event.get("epoch"))

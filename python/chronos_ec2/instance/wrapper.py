@@ -197,6 +197,7 @@ class Session:
             self._job.run_id,
             interval_seconds=self._job.config.heartbeat_seconds,
             progress=lambda: self._record.label,
+            timeline=lambda: dict(self._record.timeline),
             on_lost=self._on_lost,
             log=say,
         )

@@ -26,6 +26,15 @@ def make_disk(disk: Path, user_data: bytes) -> None:
         script.chmod(0o700)
 
 
+def note_start(disk: Path, at: float) -> None:
+    """Write where the guest looks for its kernel's start (`btime` of /proc/stat), in seconds of the epoch.
+
+    A real kernel writes whole seconds; a guest here lives for too few of them.
+    """
+    (disk / "proc").mkdir(exist_ok=True)
+    (disk / "proc" / "stat").write_text(f"btime {at:.3f}\n", encoding="ascii")
+
+
 def user_data_command(disk: Path) -> list[str]:
     """What the first boot runs: the user data when it is a #! script."""
     script = disk / _CLOUD / "instance" / "scripts" / "part-001"

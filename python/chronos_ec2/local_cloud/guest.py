@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from chronos_ec2.local_cloud import supervisor
-from chronos_ec2.local_cloud.disk import make_disk, per_boot_command, user_data_command
+from chronos_ec2.local_cloud.disk import make_disk, note_start, per_boot_command, user_data_command
 from chronos_ec2.local_cloud.image import base_interpreter
 from chronos_ec2.local_cloud.metadata import MetadataService, Tree
 from chronos_ec2.local_cloud.metadata_tree import RoleCredentials, metadata_tree, user_data_of
@@ -50,6 +51,7 @@ class Guest:
         first_boot = not disk.exists()
         if first_boot:
             make_disk(disk, user_data_of(instance))
+        note_start(disk, time.time())
         self.notices: dict[str, str] = {}
         self._credentials = RoleCredentials(instance)
         self._metadata = MetadataService(self._tree)

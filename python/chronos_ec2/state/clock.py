@@ -17,6 +17,20 @@ def to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(FORMAT)
 
 
+def to_milliseconds(moment: datetime) -> str:
+    """Write an aware time in UTC with milliseconds, `2025-01-15T14:30:22.125Z`, as timelines have it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def from_milliseconds(text: str) -> datetime:
+    """Read what `to_milliseconds` wrote.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
 def from_text(text: str) -> datetime:
     """Read what `to_text` wrote.
 

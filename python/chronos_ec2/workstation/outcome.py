@@ -204,7 +204,7 @@ def finish_record(
         ending = _ending(fate, record, state, now())
         if ending["outcome"] == "interrupted":
             ending |= _interruption(s3, bucket, f"{environment}/{run_id}/", ending, state or {})
-        finished = with_cost({**record, **_machine(record, fate, state or {}), **ending})
+        finished = with_cost({**record, **_machine(record, fate, state or {}), **_progress(state), **ending})
         if not write or put_json(s3, bucket, key, finished, if_match=found[1]):
             return finished
     return record
@@ -258,6 +258,12 @@ def _machine(record: Mapping[str, Any], fate: Fate, state: Mapping[str, Any]) ->
     instance = known if isinstance(known, dict) else {}
     found = instance.get("id") or state.get("instance_id") or next(iter(fate.instance_ids), None)
     return {"instance": {**instance, "id": found}} if found else {}
+
+
+def _progress(state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How far the machine had come by its last state, for the record that it did not write."""
+    timeline = ((state or {}).get("control") or {}).get("timeline")
+    return {"timeline": timeline} if isinstance(timeline, dict) else {}
 
 
 def _had_machine(fate: Fate, record: Mapping[str, Any], state: Mapping[str, Any]) -> bool:

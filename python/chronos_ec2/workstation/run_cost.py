@@ -99,7 +99,7 @@ def _cost(record: Mapping[str, Any]) -> dict[str, Any] | None:
             return {**dict.fromkeys((*PARTS, "total"), 0), "seconds": 0}
         if outcome in ("lost", "interrupted", "killed"):
             return None
-    seconds = _billed_seconds(record)
+    seconds = billed_seconds(record)
     if seconds is None:
         return None
     unseen = _ended_unheard(record) and record.get("end_seen") is not True
@@ -109,7 +109,8 @@ def _cost(record: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _billed_seconds(record: Mapping[str, Any]) -> int | None:
+def billed_seconds(record: Mapping[str, Any]) -> int | None:
+    """The seconds that EC2 bills of a run that has ended; None where that cannot be told."""
     start = _moment(record.get("launched_at"))
     if start is None:
         start = _moment(record.get("started_at"))

@@ -16,6 +16,7 @@ from chronos_ec2.workstation.outcome import expected_since, finish_record, insta
 from chronos_ec2.workstation.run_cost import cost_text, cost_until
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
+from chronos_ec2.workstation.usage import Usage, usage_of
 from chronos_ec2.workstation.words import span_text
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class RunRecord:
         wql, baseline_wql: the model's weighted quantile loss, and the seasonal-naive forecast's.
         interrupted_at_step, checkpoint_step: how far it had come, and what of that is safe in S3.
         resume_from, resumed_from_step: the run that it went on from, and where.
+        usage: where its billed seconds went; None where nobody knows.
         problem: what is wrong with the record itself, for a person.
     """
 
@@ -69,6 +71,7 @@ class RunRecord:
     checkpoint_step: int | None = None
     resume_from: str | None = None
     resumed_from_step: int | None = None
+    usage: Usage | None = None
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -203,6 +206,7 @@ def parse_record(
         instance_id=_text(machine.get("id")) or _text(state.get("instance_id")),
         resume_from=_text(document.get("resume_from")),
         **{name: _step(document.get(name)) for name in _STEPS},
+        usage=usage_of(document, now, state) if started else None,
         problem="run.json has no end, and no state file holds the run" if outcome == "unknown" else None,
     )
 
@@ -267,6 +271,9 @@ def print_runs(records: Sequence[RunRecord], out: TextIO, *, as_json: bool = Fal
         for row in (_HEADINGS, *rows):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             out.write("  ".join(cells).rstrip() + "\n")
+    for record in records:
+        if record.usage is not None:
+            out.write(f"{record.run_id}: {record.usage.sentence}\n")
     for record in records:
         if record.problem:
             out.write(f"{record.run_id}: {record.problem}\n")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
@@ -105,6 +105,7 @@ class Sight:
             "elapsed_seconds": record.duration_seconds if record else None,
             "cost_usd": total_of(record.cost_usd) if record else None,
             "cost_at_deadline_usd": self.cost_at_deadline_usd,
+            "usage": asdict(record.usage) if record and record.usage else None,
             "detail": self.detail,
         }
 
@@ -152,6 +153,8 @@ def summary(sight: Sight) -> Iterator[str]:
         yield f"  error: {printable(record.error)}"
     if (cost := cost_parts_text(record.cost_usd)) is not None:
         yield f"  cost: {cost}"
+    if record.usage is not None:
+        yield f"  time: {record.usage.sentence}"
     if sight.word != "idle" and sight.detail:
         yield f"  note: {sight.detail}"
     if record.wql is not None:
@@ -272,6 +275,8 @@ def _panel(sight: Sight) -> Group:
         mark = {"ok": "done", "now": "..."}.get(phase.outcome, phase.outcome)
         phases.add_row(Text(phase.name), Text(span_text(spent) if spent is not None else "-"), Text(mark))
     money = [Text(cost_so_far(sight))] if cost_so_far(sight) else []
+    if record is not None and record.usage is not None:
+        money.append(Text(record.usage.sentence))
     detail = [Text(printable(sight.detail), style="yellow")] if sight.detail else []
     log = [Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in sight.log_tail]
     return Group(head, phases, now, *money, *detail, *log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,25 @@ def record_of(*events: dict[str, Any]) -> TrainingRecord:
 def verdict(returncode: int, *events: dict[str, Any], **facts: Any) -> Ending:
     words = {"signum": None, "lost": None, "needs_closing_events": False, "last_words": "", **facts}
     return judge(returncode, record_of(*events), **words)
+
+
+def test_the_timeline_has_the_first_steps_begin_and_the_last_ones_end() -> None:
+    moments = iter(START + timedelta(milliseconds=1500 * n) for n in range(9))
+    record = TrainingRecord({"trainer": "test"}, START, now=lambda: next(moments))
+    for event in ({"event": "warning"}, {"event": "start"}, {"event": "metric", "step": 10, "loss": 1.0}):
+        record.observe(event)
+    reached = {"first_step": "2025-01-15T14:30:23.500Z", "last_step": "2025-01-15T14:30:25.000Z"}
+    assert record.document("running")["timeline"] == reached
+    record.observe({"event": "train_end", "steps": 12})
+    record.observe({"event": "checkpoint", "step": 12})  # saved after the end
+    reached["last_step"] = "2025-01-15T14:30:26.500Z"
+    assert record.document("completed")["timeline"] == reached
+
+
+def test_a_command_that_announces_nothing_begins_with_its_first_numbers() -> None:
+    record = TrainingRecord({"trainer": "command"}, START, now=lambda: START)
+    record.observe({"event": "metric", "loss": 1.0, "epoch": 0.1})
+    assert record.timeline == dict.fromkeys(("first_step", "last_step"), "2025-01-15T14:30:22.000Z")
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 1000])
