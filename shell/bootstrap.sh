@@ -16,8 +16,13 @@
 #   CHRONOS_STALE_MINUTES, CHRONOS_RESUME_FROM (a run whose newest checkpoint this one goes on from; empty: none).
 # Exit codes: 0 trained; 2 usage; 25 this is not the run's EC2 instance; else that of the phase that failed.
 # Runs on: the instance. It refuses to run, and cannot power off, anywhere else.
+if [ -z "${BASH_VERSINFO:-}" ] || [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 50 ]; then # macOS comes with 3.2; other shells end here too
+  echo "${0##*/}: Bash 5.0 or newer is needed, this is ${BASH_VERSION:-another shell}" >&2
+  exit 24
+fi
 set -Eeuo pipefail
 shopt -s inherit_errexit
+unset CDPATH # which would lead `cd` elsewhere, and have it print
 
 script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=lib/run_record.sh

@@ -14,9 +14,14 @@
 # Exit codes: 0 ended, or there was nothing to end; 1 something still runs; 2 usage; 10 no credentials;
 #   11 not deployed; 15 S3 refuses; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded
 #   AWS is down.
-# Runs on: the laptop. Needs aws, jq and this repository's Python.
+# Runs on: the laptop (Linux or macOS). Needs Bash 4.4, aws, jq 1.6 and this repository's Python.
+if [ -z "${BASH_VERSINFO:-}" ] || [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 44 ]; then # macOS comes with 3.2; other shells end here too
+  echo "${0##*/}: Bash 4.4 or newer is needed, this is ${BASH_VERSION:-another shell}; on macOS: brew install bash" >&2
+  exit 24
+fi
 set -Eeuo pipefail
 shopt -s inherit_errexit
+unset CDPATH # which would lead `cd` elsewhere, and have it print
 
 script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=lib/workstation.sh
@@ -232,7 +237,7 @@ end_runs() {
 main() {
   local settings exports
   parse_arguments "$@"
-  require_tools aws jq
+  require_workstation
   settings=$(load_settings "$environment")
   environment=$(jq -r .environment <<<"$settings")
   grace=$(jq -r .kill_grace_seconds <<<"$settings")

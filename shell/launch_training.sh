@@ -19,9 +19,14 @@
 #   21 killed while launching; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 27 no run, or no
 #   checkpoint, to go on from; 29 the embedded AWS is down; 30 the run may cost more than it may; 130, 143 interrupted,
 #   the claim given back.
-# Runs on: the laptop. Needs aws, jq and this repository's Python.
+# Runs on: the laptop (Linux or macOS). Needs Bash 4.4, aws, jq 1.6 and this repository's Python.
+if [ -z "${BASH_VERSINFO:-}" ] || [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 44 ]; then # macOS comes with 3.2; other shells end here too
+  echo "${0##*/}: Bash 4.4 or newer is needed, this is ${BASH_VERSION:-another shell}; on macOS: brew install bash" >&2
+  exit 24
+fi
 set -Eeuo pipefail
 shopt -s inherit_errexit
+unset CDPATH # which would lead `cd` elsewhere, and have it print
 
 script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=lib/workstation.sh
@@ -273,7 +278,7 @@ main() {
   trap on_exit EXIT
   trap 'exit "$EXIT_TERMINATED"' TERM
   trap 'exit "$EXIT_INTERRUPTED"' INT
-  require_tools aws jq
+  require_workstation
   settings=$(load_settings "$environment" "${assignments[@]}")
   environment=$(setting environment)
   use_aws_settings "$settings"

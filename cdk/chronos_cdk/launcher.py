@@ -125,6 +125,8 @@ class LauncherPolicy(Construct):
     def _start(self, network: TrainingNetwork) -> Sequence[iam.PolicyStatement]:
         """EC2 asks about each thing that a launch makes, which has no id yet, and about each that it uses."""
         made = ["instance", "network-interface", "volume"]
+        # The machine's credentials are not to be had by whoever makes it fetch a page: IMDSv2 alone.
+        guarded = {"StringEquals": {**_TAGGED["StringEquals"], "ec2:MetadataHttpTokens": "required"}}
         used = [
             self._arn("image/*", account=""),
             *(self._arn(f"subnet/{subnet.subnet_id}") for subnet in network.vpc.public_subnets),
@@ -135,7 +137,13 @@ class LauncherPolicy(Construct):
             iam.PolicyStatement(
                 sid="Start",
                 actions=["ec2:RunInstances"],
-                resources=[self._arn(f"{kind}/*") for kind in made],
+                resources=[self._arn("instance/*")],
+                conditions=guarded,
+            ),
+            iam.PolicyStatement(
+                sid="StartWith",
+                actions=["ec2:RunInstances"],
+                resources=[self._arn(f"{kind}/*") for kind in made[1:]],
                 conditions=_TAGGED,
             ),
             iam.PolicyStatement(sid="StartFrom", actions=["ec2:RunInstances"], resources=used),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import Duration, RemovalPolicy, Stack
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
@@ -60,12 +61,32 @@ class TrainingBucket(Construct):
                 _model_archive(Duration.days(glacier_after_days)),
             ],
         )
+        self.bucket.add_to_resource_policy(_own_account_only(self.bucket))
         acknowledge(
             self.bucket,
             "S1",
             "Access logs need a second bucket and are billed as what they store; a run's state writes would "
             "fill it. Who asked for a run stands in its record.",
         )
+
+
+def _own_account_only(bucket: s3.Bucket) -> iam.PolicyStatement:
+    """Nobody of another account, and nobody unknown, whatever else may come to allow it.
+
+    A service of AWS has no account in its requests. None is let in here, and one that somebody lets in should say
+    for whom it acts, by aws:SourceAccount.
+    """
+    return iam.PolicyStatement(
+        sid="OwnAccountOnly",
+        effect=iam.Effect.DENY,
+        principals=[iam.AnyPrincipal()],
+        actions=["s3:*"],
+        resources=[bucket.bucket_arn, bucket.arn_for_objects("*")],
+        conditions={
+            "StringNotEquals": {"aws:PrincipalAccount": Stack.of(bucket).account},
+            "BoolIfExists": {"aws:PrincipalIsAWSService": "false"},
+        },
+    )
 
 
 def _upkeep(environments: Sequence[str]) -> list[s3.LifecycleRule]:

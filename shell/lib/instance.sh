@@ -75,11 +75,26 @@ confirm_instance() {
   _confirmed_run=$1
 }
 
+# Whether `shutdown` is this machine's power button. Under a root of its own, or with a metadata service at an address of its
+# own, this is a guest on somebody's machine, and a `shutdown` from that machine's folders is that machine's.
+_shutdown_is_ours() {
+  case ${CHRONOS_ROOT:-}${AWS_EC2_METADATA_SERVICE_ENDPOINT:-} in
+    '' | http://169.254.169.254 | http://169.254.169.254/ | 'http://[fd00:ec2::254]' | 'http://[fd00:ec2::254]/') return 0 ;;
+  esac
+  case $(type -P shutdown) in
+    '' | /sbin/* | /bin/* | /usr/*) return 1 ;;
+  esac
+}
+
 # The only way to power off: refuses on a machine that has not been confirmed. [minutes from now, default: at once]
 power_off() {
   local minutes=${1:-}
   if [[ -z $_confirmed_run ]]; then
     log_error "power-off refused: this machine is not confirmed to be a run's instance"
+    return "$EXIT_NOT_AN_INSTANCE"
+  fi
+  if ! _shutdown_is_ours; then
+    log_error "power-off refused: $(type -P shutdown || echo 'no shutdown on PATH') is not this instance's"
     return "$EXIT_NOT_AN_INSTANCE"
   fi
   if [[ -n $minutes ]]; then

@@ -190,7 +190,11 @@ _wait_for_next_round() {
 }
 
 # A moment of this shell's SECONDS as UTC time of day. <seconds>
-_clock() { TZ=UTC printf '%(%H:%M:%SZ)T\n' "$((EPOCHSECONDS + $1 - SECONDS))"; }
+_clock() {
+  local now TZ=UTC
+  printf -v now '%(%s)T' -1
+  printf '%(%H:%M:%SZ)T\n' "$((now + $1 - SECONDS))"
+}
 
 # <rounds>
 _report_no_capacity() {

@@ -52,7 +52,7 @@ fetch_manifest() {
   _report_aws_error "reading s3://$bucket/$key"
 }
 
-digest_of() { sha256sum "$1" | cut -d' ' -f1; }
+digest_of() { sha256_of_input <"$1"; }
 
 # Runs functions side by side, each one's stdout into $work/<function>. When some fail, the first of them (in the
 # order given) explains itself on stderr and gives the return code. <function…>

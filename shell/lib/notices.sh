@@ -20,7 +20,7 @@ notify() {
   if trouble=$(_tell_topic "$folder" "$@" 2>&1); then
     log_info "notice of the $5 of run $4: ${trouble:-sent}"
   else
-    log_warn "the notice of the $5 of run $4 was not sent: $(tr -s '\n' ' ' <<<"${trouble:-no answer in time}")"
+    log_warn "the notice of the $5 of run $4 was not sent: $(LC_ALL=C tr -s '\n' ' ' <<<"${trouble:-no answer in time}")"
   fi
   rm -rf "${folder:?}"
 }
@@ -66,7 +66,12 @@ _claim_notice() {
 }
 
 # One AWS call that ends in time, whatever happens. <seconds> <argv of aws>
-_bounded() { AWS_MAX_ATTEMPTS=2 timeout --kill-after=1 "$1" aws "${@:2}"; }
+_bounded() {
+  local -a bound=(timeout -k 1 "$1")
+  # macOS has no timeout. An alarm outlives the exec.
+  command -v timeout >/dev/null || bound=(perl -e 'alarm shift; exec @ARGV' "$1")
+  AWS_MAX_ATTEMPTS=2 "${bound[@]}" aws "${@:2}"
+}
 
 # Prints {subject, message}. <run.json, may be missing> <bucket> <env> <run_id> <event> <json object: what run.json may lack>
 compose_notice() {

@@ -22,7 +22,7 @@ readonly PROFILE_PATIENCE=60 START_PATIENCE=180 START_LOOK=2
 readonly FIND_LOOKS=6 FIND_LOOK=4
 
 # Prints the idempotency token of an attempt at the pool, as workstation/pools.py does. <attempt>
-pool_token() { printf '%s' "$run_id|$pool_type|$pool_subnet|$pool_market|$1" | sha256sum | cut -c1-64; }
+pool_token() { printf '%s' "$run_id|$pool_type|$pool_subnet|$pool_market|$1" | sha256_of_input; }
 
 # The pool in words.
 pool_words() { printf '%s %s %s\n' "$pool_type" "${pool_zone:-$pool_subnet}" "$pool_market"; }

@@ -86,8 +86,7 @@ retry_with_backoff() {
     else
       status=$?
     fi
-    AWS_ERROR_TEXT=$(tr -s '\n' ' ' <"$errors")
-    AWS_ERROR_CODE=$(sed -n 's/.*An error occurred (\([A-Za-z0-9.]*\)).*/\1/p' "$errors" | head -n 1)
+    _read_aws_error "$errors"
     if ! _is_transient "$AWS_ERROR_CODE" || _is_own_fault "$AWS_ERROR_TEXT" || ((attempt == attempts - 1)); then
       break
     fi
@@ -95,6 +94,17 @@ retry_with_backoff() {
   done
   rm -f "$errors"
   return "$status"
+}
+
+# Sets AWS_ERROR_CODE and AWS_ERROR_TEXT from what the CLI said. By Bash alone: macOS's tr and sed refuse bytes that are
+# no text. <file>
+_read_aws_error() {
+  local text LC_ALL=C
+  { text=$(<"$1"); } 2>/dev/null # Bash tells of each NUL
+  text=${text//[$'\n\t']/ }
+  while [[ $text == *'  '* ]]; do text=${text//  / }; done
+  AWS_ERROR_TEXT=$text AWS_ERROR_CODE=''
+  if [[ $text =~ 'An error occurred ('([A-Za-z0-9.]*)')' ]]; then AWS_ERROR_CODE=${BASH_REMATCH[1]}; fi
 }
 
 # Says what went wrong with the last AWS call. <what was tried>

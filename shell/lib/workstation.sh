@@ -22,16 +22,31 @@ chronos_python() {
   fi
 }
 
-# Fails with a message when a program is missing. <program…>
-require_tools() {
+# Fails with a message when this machine lacks what the laptop scripts need; Linux has the one, macOS the other.
+require_workstation() {
   local tool missing=()
-  for tool in "$@"; do
+  for tool in aws jq; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
+  command -v sha256sum >/dev/null || command -v shasum >/dev/null || missing+=('sha256sum or shasum')
+  command -v timeout >/dev/null || command -v perl >/dev/null || missing+=('timeout or perl')
   if ((${#missing[@]} > 0)); then
-    log_error "not installed: ${missing[*]}; run ./invokew setup, or put them on PATH"
+    printf -v tool '%s, ' "${missing[@]}"
+    log_error "not installed: ${tool%, }; run ./invokew setup, or put them on PATH"
     return "$EXIT_TOOL_MISSING"
   fi
+  # shellcheck disable=SC2016  # a jq program
+  if ! jq -en '$ARGS.named == {}' >/dev/null 2>&1; then
+    log_error "jq 1.6 or newer is needed, this is $(jq --version 2>&1)"
+    return "$EXIT_TOOL_MISSING"
+  fi
+}
+
+# Prints the sha256 of what it reads.
+sha256_of_input() {
+  local digest
+  if command -v sha256sum >/dev/null; then digest=$(sha256sum); else digest=$(shasum -a 256); fi
+  printf '%s\n' "${digest%% *}"
 }
 
 # Prints an environment's settings as JSON. <env or ''> [KEY=VALUE…]

@@ -84,7 +84,7 @@ code_of() { sed -E 's/^[[:space:]]*#.*//' "$1"; }
   found=$(for file in "${scripts[@]}" "${libraries[@]}"; do
     code_of "$file" | grep -nE '(^|[^[:alnum:]_-])(shutdown|poweroff|halt|reboot|systemctl|telinit|init [06])([^[:alnum:]_-]|$)' \
       | sed "s#^[0-9]*:[[:space:]]*#${file##*/}: #" || true
-  done | grep -v -- '--instance-initiated-shutdown-behavior\|power_off' || true)
+  done | grep -v -- '--instance-initiated-shutdown-behavior\|power_off\|type -P shutdown' || true)
   assert_equal "$found" $'instance.sh: shutdown -P "+$minutes"\ninstance.sh: shutdown -P now'
   run ! grep -rnE '/s?bin/(shutdown|poweroff|halt|reboot|systemctl)' "$shell_under_test" "$repository/templates"
   run ! grep -rnE '(poweroff|halt|reboot|systemctl)' "$repository/templates/user_data.sh.j2"
@@ -99,7 +99,12 @@ for code in ExitCode:
 }
 
 @test "a script's exit codes are constants with a name" {
-  run ! grep -nE '\b(exit|return) ([2-9]|[1-9][0-9]+)\b' "${scripts[@]}" "${libraries[@]}"
+  local file
+  for file in "${scripts[@]}" "${libraries[@]}"; do
+    # But where a Bash that is too old for the table ends.
+    run sed '/BASH_VERSINFO/,/^fi$/d' "$file"
+    refute_line --regexp '\b(exit|return) ([2-9]|[1-9][0-9]+)\b'
+  done
 }
 
 @test "every test file of the suite asks for its bats version and cleans up after itself" {

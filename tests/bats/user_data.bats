@@ -111,6 +111,24 @@ start_machine() {
   refute_called '*'
 }
 
+# From here on every Bash finds `shutdown` in a folder of the machine that the guest runs on; what runs stays the stand-in.
+find_the_hosts_shutdown() {
+  type() { if [[ $* == '-P shutdown' ]]; then printf '/usr/sbin/shutdown\n'; else builtin type "$@"; fi; }
+  export -f type
+}
+
+@test "a guest that finds its host's shutdown does nothing, now and at a restart" {
+  render
+  find_the_hosts_shutdown
+  start_machine
+  assert_failure 25
+  assert_regex "$stderr" "/usr/sbin/shutdown is not this instance's; nothing was done"
+  sed -n "/<<'SWITCH'/,/^SWITCH/p" user_data | sed '1d;$d' >a_switch
+  run -0 bash a_switch
+  assert_effects
+  refute_called '*'
+}
+
 @test "arms the dead man's switch first, fetches the scripts, checks them, and hands over" {
   local digest
   digest=$(upload_scripts)

@@ -17,7 +17,10 @@ from policy_sentry.shared.iam_data import get_service_prefix_data
 # only some actions know those.
 GLOBAL_KEYS: Final = frozenset(
     f"aws:{name}".lower()
-    for name in ("SourceAccount", "SourceArn", "SecureTransport", "PrincipalArn", "RequestedRegion")
+    for name in (
+        *("SourceAccount", "SourceArn", "SecureTransport", "RequestedRegion"),
+        *("PrincipalArn", "PrincipalAccount", "PrincipalIsAWSService"),
+    )
 )
 # What may hold more than one part of an ARN.
 _LONG: Final = {

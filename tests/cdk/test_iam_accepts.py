@@ -126,7 +126,7 @@ def resource_policies(template: Template) -> Iterator[dict[str, Any]]:
 
 def test_iam_accepts_every_policy_of_a_resource(custom_template: Template) -> None:
     statements = list(resource_policies(custom_template))
-    assert len(statements) == 5, "two trusts, the bucket's, two of the topic's"
+    assert len(statements) == 6, "two trusts, two of the bucket's, two of the topic's"
     for statement in statements:
         for name in listed(statement["Action"]):
             assert name == "s3:*" or look_up(name) is not None, name

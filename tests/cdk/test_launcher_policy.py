@@ -35,9 +35,15 @@ def test_what_is_allowed_on_everything_only_reads(by_sid: dict[str, dict[str, An
 def test_machines_start_only_with_the_projects_tag_in_the_stacks_network(
     by_sid: dict[str, dict[str, Any]],
 ) -> None:
-    assert by_sid["Start"]["Condition"] == {"StringEquals": {"aws:RequestTag/Project": "Chronos-Training"}}
-    kinds = [resource.rpartition(":")[2] for resource in resources(by_sid["Start"])]
-    assert kinds == ["instance/*", "network-interface/*", "volume/*"]
+    tagged = {"aws:RequestTag/Project": "Chronos-Training"}
+    assert by_sid["StartWith"]["Condition"] == {"StringEquals": tagged}
+    kinds = [resource.rpartition(":")[2] for resource in resources(by_sid["StartWith"])]
+    assert kinds == ["network-interface/*", "volume/*"]
+    # A machine whose metadata service answers without a token cannot be started with this policy.
+    guarded = {**tagged, "ec2:MetadataHttpTokens": "required"}
+    assert by_sid["Start"]["Condition"] == {"StringEquals": guarded}
+    (machine,) = resources(by_sid["Start"])
+    assert machine.rpartition(":")[2] == "instance/*"
     used = [resource.rpartition(":")[2] for resource in resources(by_sid["StartFrom"])]
     assert used[0] == "image/*"
     assert [name.partition("/")[0] for name in used[1:]] == ["subnet", "security-group"]

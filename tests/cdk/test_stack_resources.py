@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from aws_cdk.assertions import Match, Template
 
+from chronos_ec2.local_cloud.access.policy import Question, allowed
+
 from .templates import exports, of_type, only
+from .test_iam_accepts import MADE, resolved
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +86,42 @@ def test_the_bucket_is_private_encrypted_and_owned_by_the_account(assertions: Te
 
 def test_the_bucket_refuses_plain_http_from_everyone(default_template: dict[str, Any]) -> None:
     policy = only(default_template, "AWS::S3::BucketPolicy")["Properties"]["PolicyDocument"]
-    (statement,) = policy["Statement"]
+    statement, _ = policy["Statement"]
     assert statement["Effect"] == "Deny"
     assert statement["Action"] == "s3:*"
     assert statement["Principal"] == {"AWS": "*"}
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert len(statement["Resource"]) == 2, "the bucket and its objects"
+
+
+OURS, THEIRS = "123456789012", "210987654321"
+
+
+@pytest.mark.parametrize(
+    ("who", "refused"),
+    [
+        ({"aws:principalaccount": OURS, "aws:principalisawsservice": "false"}, False),
+        ({"aws:principalaccount": THEIRS, "aws:principalisawsservice": "false"}, True),
+        ({"aws:principalisawsservice": "false"}, True),  # nobody known
+        ({}, True),
+        ({"aws:principalisawsservice": "true"}, False),  # a service: whom nothing here lets in
+        ({"aws:principalaccount": OURS, "aws:securetransport": "false"}, True),
+    ],
+)
+def test_the_bucket_refuses_everybody_of_another_account(
+    default_template: dict[str, Any], who: dict[str, str], refused: bool
+) -> None:
+    """As IAM judges it, with a policy beside it that lets everybody in."""
+    own = resolved(
+        default_template, only(default_template, "AWS::S3::BucketPolicy")["Properties"]["PolicyDocument"]
+    )
+    open_door = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
+    context = {"aws:securetransport": ("true",), **{key: (value,) for key, value in who.items()}}
+    policies = [own, {"Statement": [open_door]}]
+    bucket = MADE["AWS::S3::Bucket"]
+    for action, place in (("s3:GetObject", f"{bucket}/dev/r/models/model.pkl"), ("s3:ListBucket", bucket)):
+        assert allowed(policies, Question(action, place, context)) is not refused
+    assert not allowed([own], Question("s3:GetObject", f"{bucket}/x", context)), "it lets nobody in itself"
 
 
 def test_destroy_and_replacement_keep_the_bucket_and_the_output_says_so(

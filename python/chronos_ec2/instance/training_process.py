@@ -104,23 +104,26 @@ class TrainingProcess:
             Its exit status, negative for a signal.
         """
         assert self._process is not None
-        returncode = self._process.wait()
+        # Not collected yet: until it is, its pid, which is the group's as well, cannot become another's.
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             if self._killer is not None:
                 self._killer.cancel()
         self._join_readers(_DRAIN_SECONDS)
-        self._signal_group(signal.SIGKILL)
-        # from here on the pid may be another process's
-        self._over = True
+        with self._lock:
+            self._signal_group(signal.SIGKILL)
+            self._over = True
+            returncode = self._process.wait()
         end_descendants(self._log)
         self._join_readers(_DRAIN_SECONDS)
         return returncode
 
     def _kill_late(self) -> None:
-        if self._over:
-            return
-        self._log(f"the training command did not end within {self._grace:g} s: SIGKILL")
-        self._signal_group(signal.SIGKILL)
+        with self._lock:
+            if self._over:
+                return
+            self._log(f"the training command did not end within {self._grace:g} s: SIGKILL")
+            self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, signum: int) -> None:
         assert self._process is not None

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from chronos_ec2.errors import LocalCloudDown, ToolMissing, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.local_cloud.home import Endpoint, Home, process_start
+from chronos_ec2.local_cloud.supervisor import signal_process
 
 HOME_VARIABLE: Final = "CHRONOS_LOCAL_HOME"
 PORT_VARIABLE: Final = "CHRONOS_LOCAL_PORT"
@@ -70,11 +72,12 @@ def start(home: Path | None = None, port: int | None = None) -> Endpoint:
         port: on 127.0.0.1; $CHRONOS_LOCAL_PORT or a free one when None.
 
     Raises:
-        LocalCloudDown: it did not come up; the message ends with its log's last lines.
+        LocalCloudDown: it did not come up (the message ends with its log's last lines), or the folder is
+            another's.
         ToolMissing: this machine lacks programs that the instances need.
     """
     place = _home(home)
-    place.path.mkdir(parents=True, exist_ok=True)
+    place.take()
     with _one_at_a_time(place):
         running = place.live_endpoint()
         if running is not None:
@@ -103,6 +106,12 @@ def stop(home: Path | None = None) -> bool:
     raise LocalCloudDown(f"process {endpoint.pid} of the embedded AWS does not end; see {place.log}")
 
 
+def send_signal(endpoint: Endpoint, number: signal.Signals) -> None:
+    """Signal the very process that serves: its id may have become another's since it was looked at."""
+    with suppress(ProcessLookupError):
+        signal_process(endpoint.pid, endpoint.started, number, began=process_start)
+
+
 def aws_environment(endpoint: Endpoint) -> dict[str, str]:
     """The variables that point any AWS SDK or CLI at the embedded AWS."""
     return {
@@ -125,7 +134,7 @@ def _port(port: int | None) -> int:
     if port is not None:
         return port
     text = os.environ.get(PORT_VARIABLE) or "0"
-    if not text.isdigit():
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise UsageProblem(f"{PORT_VARIABLE} is no port number: {text!r}")
     return int(text)
 
@@ -173,10 +182,7 @@ def _wait_until_up(home: Home, process: subprocess.Popen[bytes]) -> Endpoint:
 
 
 def _ended_after(endpoint: Endpoint, number: signal.Signals) -> bool:
-    try:
-        os.kill(endpoint.pid, number)
-    except ProcessLookupError:
-        return True
+    send_signal(endpoint, number)
     end = time.monotonic() + _STOP_PATIENCE_SECONDS
     while time.monotonic() < end:
         if process_start(endpoint.pid) != endpoint.started:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
 _CLOUD: Final = "var/lib/cloud"
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 0x2, 0x8
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def make_disk(disk: Path, user_data: bytes) -> None:
@@ -49,9 +55,19 @@ def per_boot_command(disk: Path) -> list[str]:
 
 
 def wipe_disk(disk: Path) -> None:
-    """Delete a guest's folder, read-only parts included; links are removed, never followed."""
+    """Delete a guest's folder, read-only parts included; links are removed, never followed.
+
+    What a guest has mounted below it is let go first: its files are somebody else's. What cannot be let go
+    keeps the whole folder.
+
+    Raises:
+        OSError: something is mounted below the folder and stays so, or a part of it cannot be deleted.
+    """
+    if disk.is_symlink() or disk.is_file():
+        disk.unlink()
     if not disk.exists():
         return
+    _let_go_of_mounts(disk)
     try:
         shutil.rmtree(disk)
     except PermissionError:
@@ -59,6 +75,48 @@ def wipe_disk(disk: Path) -> None:
         shutil.rmtree(disk)
     except FileNotFoundError:
         shutil.rmtree(disk, ignore_errors=True)  # another thread wipes it too
+
+
+def mounts_below(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> list[Path]:
+    """What is mounted at a folder or below it, the deepest first; a bind mount of the same disk as well.
+
+    Args:
+        table: the kernel's list of mounts (proc_pid_mountinfo(5)); without one, the folders are looked at.
+    """
+    top = folder.resolve()
+    try:
+        lines = table.read_bytes().splitlines()
+    except OSError:
+        found = _mounts_by_looking(top)
+    else:
+        points = [Path(os.fsdecode(_unescaped(line.split(b" ")[4]))) for line in lines]
+        found = [point for point in points if point.is_relative_to(top)]
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
+
+
+def _mounts_by_looking(top: Path) -> list[Path]:
+    found = []
+    for path, folders, _ in os.walk(top):
+        here = [name for name in folders if os.path.ismount(Path(path) / name)]
+        found += [Path(path) / name for name in here]
+        folders[:] = [name for name in folders if name not in here]
+    return found
+
+
+def _unescaped(field: bytes) -> bytes:
+    """White space and backslashes stand in the table as three octal digits."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+
+
+def _let_go_of_mounts(disk: Path) -> None:
+    for point in mounts_below(disk):
+        if _LIBC is not None:
+            _LIBC.umount2(os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+    left = mounts_below(disk)
+    if left:
+        where = ", ".join(map(str, left))
+        words = f"nothing was deleted, something is mounted below; umount {where}"
+        raise OSError(errno.EBUSY, words, str(disk))
 
 
 def _open_up(top: Path) -> None:

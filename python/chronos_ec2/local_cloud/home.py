@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from chronos_ec2.errors import LocalCloudDown
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -76,6 +78,23 @@ class Home:
         """The server's own temporary files."""
         return self.path / "tmp"
 
+    def take(self) -> None:
+        """Make the folder the embedded AWS's own: what lies under its names there is emptied and overwritten.
+
+        Raises:
+            LocalCloudDown: somebody else's files have those names, or a link has one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        names = (self.image, self.disks, self.consoles, self.scratch, self.log)
+        is_ours = self.lock.exists() and not self.lock.is_symlink()
+        wrong = [path.name for path in names if path.is_symlink() or (path.exists() and not is_ours)]
+        if wrong:
+            raise LocalCloudDown(
+                f"{self.path} is not the embedded AWS's own folder: {', '.join(wrong)} in it would be "
+                "emptied; name an empty folder (CHRONOS_LOCAL_HOME), or take that away"
+            )
+        self.lock.touch()
+
     def write_endpoint(self, endpoint: Endpoint) -> None:
         """Publish the endpoint in one step."""
         staged = self.endpoint_file.with_suffix(".tmp")
@@ -86,11 +105,13 @@ class Home:
         """What the endpoint file says, alive or not."""
         try:
             fields = json.loads(self.endpoint_file.read_text())
-            return Endpoint(
+            found = Endpoint(
                 int(fields["pid"]), str(fields["started"]), int(fields["port"]), fields["endpoint_url"]
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None
+        # 0 and below name groups of processes, 1 is this machine's own.
+        return found if found.pid > 1 else None
 
     def live_endpoint(self) -> Endpoint | None:
         """The endpoint when the very process that wrote it still runs."""

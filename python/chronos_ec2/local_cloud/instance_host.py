@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from moto.ec2.exceptions import EC2ClientError
@@ -155,7 +156,13 @@ class InstanceHost:
         for guest in guests:
             guest.wait_briefly()
         for disk in self._home.disks.iterdir():
+            self._wipe(disk)
+
+    def _wipe(self, disk: Path) -> None:
+        try:
             wipe_disk(disk)
+        except OSError:
+            _LOG.exception("cannot wipe %s", disk)
 
     def _watch(self, guest: Guest) -> None:
         status = guest.wait()
@@ -185,10 +192,7 @@ class InstanceHost:
     def _terminated(self, instance: Any, reason: tuple[str, str] | None = None) -> None:
         """Wipe first: who sees `terminated` finds no disk."""
         _set_state(instance, "shutting-down", 32)
-        try:
-            wipe_disk(self._home.disks / instance.id)
-        except OSError:
-            _LOG.exception("cannot wipe the disk of %s", instance.id)
+        self._wipe(self._home.disks / instance.id)
         self._originals.terminate(instance)
         if reason is not None:
             _give_reason(instance, *reason)

@@ -7,6 +7,7 @@ meaning on loopback.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
@@ -90,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(403)
             return
         lifetime = self.headers.get(LIFETIME_HEADER, "")
-        if not lifetime.isdigit() or not 1 <= int(lifetime) <= LONGEST_LIFETIME_SECONDS:
+        if not re.fullmatch("[0-9]{1,9}", lifetime) or not 1 <= int(lifetime) <= LONGEST_LIFETIME_SECONDS:
             self._answer(400)
             return
         self._answer(200, self.tokens.issue(int(lifetime)), {LIFETIME_HEADER: lifetime})

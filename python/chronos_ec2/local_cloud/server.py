@@ -38,7 +38,7 @@ def serve(home: Home, port: int) -> None:
         LocalCloudDown: another server uses this home.
         ToolMissing: the machine image cannot be made.
     """
-    home.path.mkdir(parents=True, exist_ok=True)
+    home.take()
     lock = _lock_home(home)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +45,8 @@ POWER_CONTROLS = (
     *("/run/dbus/system_bus_socket", "/run/systemd/private", "/run/initctl", "/dev/initctl"),
 )
 _POLL_SECONDS = 0.02
+_LONGEST_WORDS = 200
+_SECONDS = re.compile("[0-9]{1,12}")
 _LONGEST_SLEEP_SECONDS = 1.0
 _LINUX = sys.platform == "linux"
 
@@ -90,29 +93,32 @@ def guest_time(root: str) -> float:
         return time.time()
 
 
-def _parents() -> dict[int, int]:
-    """Parent of every process."""
+def _table() -> dict[int, tuple[int, str]]:
+    """Parent of every process, and when it began."""
     if not _LINUX:
         listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False)
-        return {
-            int(pid): int(parent) for pid, parent in (line.split() for line in listing.stdout.splitlines())
-        }
-    parents = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(process.name)] = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
-        except OSError:
-            continue  # it ended between the listing and the look
-    return parents
+        rows = (line.split() for line in listing.stdout.splitlines())
+        return {int(pid): (int(parent), "") for pid, parent in rows}
+    found = {pid: _stat(pid) for pid in (int(process.name) for process in Path("/proc").glob("[0-9]*"))}
+    return {pid: stat for pid, stat in found.items() if stat is not None}
 
 
-def _descendants() -> set[int]:
-    parents = _parents()
-    found: set[int] = set()
+def _stat(pid: int) -> tuple[int, str] | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None  # it ended between the listing and the look
+    return int(fields[1]), fields[19].decode()
+
+
+def _descendants() -> dict[int, str]:
+    """Every process below this one, and when it began."""
+    table = _table()
+    found: dict[int, str] = {}
     fresh = {os.getpid()}
     while fresh:
-        fresh = {pid for pid, parent in parents.items() if parent in fresh} - found
-        found |= fresh
+        fresh = {pid for pid, (parent, _) in table.items() if parent in fresh} - set(found)
+        found |= {pid: table[pid][1] for pid in fresh}
     return found
 
 
@@ -127,11 +133,40 @@ def _reap() -> bool:
 
 
 def _signal_all(number: int) -> None:
-    for pid in _descendants():
+    for pid, began in _descendants().items():
         try:
-            os.kill(pid, number)
+            signal_process(pid, began, number)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def process_start(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot; None when there is none."""
+    stat = _stat(pid)
+    return None if stat is None else stat[1]
+
+
+def signal_process(
+    pid: int, started: str, number: int, began: Callable[[int], str | None] = process_start
+) -> None:
+    """Signal a process, unless its id has become that of one that began at another time.
+
+    Args:
+        started: when the one that is meant began.
+        began: tells when the one that has the id now began, in the same words.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # this system has none
+        os.kill(pid, number)
+        return
+    try:
+        if began(pid) == started:
+            signal.pidfd_send_signal(handle, number)
+    finally:
+        os.close(handle)
 
 
 def kill_everything(grace: float) -> None:
@@ -219,7 +254,8 @@ class Machine:
         text = os.read(source, 4096)
         if source == self._waker:
             return
-        *lines, self._pending = (self._pending + text).split(b"\n")
+        *lines, rest = (self._pending + text).split(b"\n")
+        self._pending = rest[-_LONGEST_WORDS:]
         for line in lines:
             self._obey_guest(line.decode(errors="replace").split())
 
@@ -227,7 +263,7 @@ class Machine:
         match words:
             case ["cancel"]:
                 self._deadline = None
-            case ["poweroff" | "reboot" as verb, seconds] if seconds.isdigit():
+            case ["poweroff" | "reboot" as verb, seconds] if _SECONDS.fullmatch(seconds):
                 self._deadline = guest_time(self._root) + int(seconds)
                 self._exit_code = POWEROFF_BY_GUEST if verb == "poweroff" else REBOOT_BY_GUEST
             case _:

@@ -18,15 +18,23 @@ readonly TOOLS=(awk basename bash cat chmod comm cp cut date df diff dirname env
   kill ln ls md5sum mkdir mkfifo mktemp mv nl nproc od pgrep pkill printf ps readlink rm rmdir script sed seq setsid sh sha256sum
   sleep sort stat tail tar tee test timeout touch tr true uname uniq wc xargs)
 
-# Prints a folder with links to TOOLS, made once a suite.
+# What a macOS lacks of TOOLS, what it has instead, and the tools that differ there.
+readonly NOT_ON_MACOS=(sha256sum timeout) ON_MACOS=(perl shasum)
+readonly DIFFER_ON_MACOS=(cp cut date grep head ln mktemp mv od readlink sed sort stat tail tr wc xargs)
+
+# Prints a folder with links to TOOLS, made once a suite; to a macOS's when BATS_MACOS_TOOLS is set.
 toolbox() {
   local folder="$BATS_RUN_TMPDIR/toolbox" tool found
   if [[ ! -d $folder ]]; then
     mkdir "$folder"
-    for tool in "${TOOLS[@]}"; do
+    for tool in "${TOOLS[@]}" ${BATS_MACOS_TOOLS:+"${ON_MACOS[@]}"}; do
       found=$(type -P "$tool") || continue
       ln -s "$found" "$folder/$tool"
     done
+    if [[ -n ${BATS_MACOS_TOOLS:-} ]]; then
+      for tool in "${NOT_ON_MACOS[@]}"; do rm "$folder/$tool"; done
+      for tool in "${DIFFER_ON_MACOS[@]}"; do ln -sf "$helpers/bsd_tool.bash" "$folder/$tool"; done
+    fi
   fi
   printf '%s\n' "$folder"
 }

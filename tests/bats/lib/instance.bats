@@ -77,6 +77,27 @@ be_an_instance() {
   assert_effects
 }
 
+@test "a guest that finds its host's shutdown powers nothing off" {
+  local given
+  be_an_instance 2025-01-15-143022
+  confirm_instance 2025-01-15-143022
+  # No program of the machine's is run here, whatever becomes of the rule: `shutdown` is a function.
+  shutdown() { printf 'shutdown %s\n' "$*" >>"$FAKE_AWS_DIR/effects"; }
+  type() { if [[ $1 == -P && $2 == shutdown ]]; then printf '%s\n' "$found"; else builtin type "$@"; fi; }
+  for found in /sbin/shutdown /usr/sbin/shutdown /usr/bin/shutdown ''; do
+    for given in CHRONOS_ROOT="$work/disk" AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:80; do
+      declare -x "$given"
+      run -25 power_off
+      run -25 power_off 5
+      unset "${given%%=*}"
+    done
+  done
+  assert_effects
+  # On EC2 the very same path is the machine's own.
+  found=/usr/sbin/shutdown AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254 run -0 power_off
+  assert_effects 'shutdown -P now'
+}
+
 @test "a confirmed machine powers off at once, or in some minutes" {
   be_an_instance 2025-01-15-143022
   confirm_instance 2025-01-15-143022

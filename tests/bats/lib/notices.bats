@@ -192,8 +192,8 @@ EVENTS
 
 @test "every call has a limit" {
   record "$ended"
-  timeout() { printf '%s\n' "$*" >>limits && "${@:3}"; }
+  timeout() { printf '%s\n' "$*" >>limits && "${@:4}"; }
   send end
-  run -0 grep -cE '^--kill-after=1 [68] aws ' limits
+  run -0 grep -cE '^-k 1 [68] aws ' limits
   assert_output 3
 }
