@@ -15,7 +15,7 @@ from invoke.tasks import task
 
 from chronos_ec2.workstation.aws import embedded_aws_is_up
 from chronos_ec2.workstation.settings import REPOSITORY
-from verbs.checks import bats, faults, lint, lock, pytest, test_all
+from verbs.checks import bats, faults, fuzz, lint, lock, pytest, test_all
 from verbs.common import STATE_FOLDER, clear_errors
 from verbs.embedded import local_env, local_interrupt, local_start, local_status, local_stop
 from verbs.infrastructure import deploy, destroy, doctor
@@ -69,6 +69,6 @@ ns = Collection(
     fetch,
     render,
 )
-for check in (demo, lint, bats, pytest, faults, test_all, lock):
+for check in (demo, lint, bats, pytest, faults, fuzz, test_all, lock):
     ns.add_task(check)  # type: ignore[arg-type]  # invoke types @task's result as a plain callable
 ns.add_collection(Collection("local", local_start, local_stop, local_status, local_env, local_interrupt))

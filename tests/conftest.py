@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 _HERE = Path(__file__).parent
-_LONGEST_FIRST = ("e2e", "faults", "cdk", "unit")
+_LONGEST_FIRST = ("e2e", "faults", "fuzz", "cdk", "unit")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

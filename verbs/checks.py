@@ -60,6 +60,18 @@ def faults(
     run(commands.faults_command(only, seed, report))
 
 
+@task(
+    help={
+        "seed": "seed of what is generated; default: a new one, printed",
+        "examples": "inputs for each test; default: 2000",
+        "only": "a file of tests/fuzz; default: all",
+    }
+)
+def fuzz(c: Context, seed: int | None = None, examples: int | None = None, only: str = "tests/fuzz") -> None:
+    """Give every reader of foreign input generated nonsense: many cases (a quarter of an hour)."""
+    run(commands.fuzz_command(only, seed, examples))
+
+
 @task(name="test")
 def test_all(c: Context) -> None:
     """Run every check and every test."""

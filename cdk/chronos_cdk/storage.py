@@ -73,8 +73,8 @@ class TrainingBucket(Construct):
 def _own_account_only(bucket: s3.Bucket) -> iam.PolicyStatement:
     """Nobody of another account, and nobody unknown, whatever else may come to allow it.
 
-    A service of AWS has no account in its requests. None is let in here, and one that somebody lets in should say
-    for whom it acts, by aws:SourceAccount.
+    A service of AWS has no account in its requests. None is let in here, and one that somebody lets in should
+    say for whom it acts, by aws:SourceAccount.
     """
     return iam.PolicyStatement(
         sid="OwnAccountOnly",

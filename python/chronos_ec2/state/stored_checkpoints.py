@@ -80,7 +80,7 @@ def parse_manifest(body: bytes, step: int) -> Manifest:
         named = document["files"]
         files = {str(name): FileFact(int(fact["bytes"]), str(fact["sha256"])) for name, fact in named.items()}
         said = document["step"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} is no manifest of a checkpoint: {error!r}") from None
     if said != step:
         raise ValueError(f"{MANIFEST} is of step {said!r}, not {step}")

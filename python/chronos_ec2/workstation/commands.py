@@ -131,6 +131,16 @@ def pytest_command(only: str, *, spread: str) -> list[str]:
     return [sys.executable, "-m", "pytest", only, *workers, "--dist", spread]
 
 
+def fuzz_command(only: str, seed: int | str | None = None, examples: int | str | None = None) -> list[str]:
+    """The long form of the tests by generated input."""
+    words = [*pytest_command(only, spread="worksteal"), "--long"]
+    if seed is not None:
+        words.append(f"--hypothesis-seed={seed}")
+    if examples is not None:
+        words += ["--examples", str(examples)]
+    return words
+
+
 def faults_command(only: str, seed: int | str | None = None, report: str | None = None) -> list[str]:
     """The full form of the fault proofs."""
     words = [*pytest_command(only, spread="worksteal"), "--full"]

@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 from chronos_ec2.errors import UsageProblem
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.workstation.aws import Aws
-from chronos_ec2.workstation.run_cost import PARTS, rounded, total_of
+from chronos_ec2.workstation.run_cost import PARTS, number_of, rounded
 from chronos_ec2.workstation.runs import RunRecord, list_runs
 from chronos_ec2.workstation.words import money_text
 
@@ -84,16 +84,20 @@ def grand_total(sums: Sequence[Sum]) -> Sum:
 
 
 def _plus(so_far: Sum, record: RunRecord) -> Sum:
-    cost = record.cost_usd
-    if cost is None or total_of(cost) is None:
-        return replace(so_far, runs=so_far.runs + 1, unknown=(*so_far.unknown, record.run_id))
+    cost = record.cost_usd or {}
+    known = {name: number_of(cost.get(name)) for name in (*PARTS, "total", "seconds")}
     numbers: dict[str, Any] = {
-        name: rounded(getattr(so_far, name) + float(cost[name])) for name in (*PARTS, "total")
+        name: rounded(getattr(so_far, name) + float(value))
+        for name, value in known.items()
+        if value is not None and name != "seconds"
     }
+    seconds = known["seconds"]
+    if seconds is None or len(numbers) < len(known) - 1:
+        return replace(so_far, runs=so_far.runs + 1, unknown=(*so_far.unknown, record.run_id))
     return replace(
         so_far,
         runs=so_far.runs + 1,
-        hours=round(so_far.hours + float(cost["seconds"]) / 3600, 3),
+        hours=round(so_far.hours + float(seconds) / 3600, 3),
         at_most=so_far.at_most + bool(cost.get("at_most")),
         **numbers,
     )

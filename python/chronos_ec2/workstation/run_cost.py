@@ -21,6 +21,7 @@ from chronos_ec2.workstation.words import money_text
 PARTS: Final = ("compute", "disk", "requests", "address")
 LEAST_SECONDS: Final = 60
 MONTH_HOURS: Final = 720
+_LARGEST: Final = 10**12
 SWITCH_MARGIN_SECONDS: Final = 300
 """How long after its deadline the switch outside the instance ends it at the latest."""
 
@@ -46,7 +47,7 @@ def cost_until(record: Mapping[str, Any], moment: datetime) -> dict[str, Any] | 
 
 def total_of(cost: object) -> float | None:
     """The total of a `cost_usd`, in US dollars; None where that is not known."""
-    return _number(_object(cost).get("total"))
+    return number_of(_object(cost).get("total"))
 
 
 def cost_of(price: Mapping[str, Any], seconds: int, requests: object = None) -> dict[str, Any]:
@@ -57,12 +58,12 @@ def cost_of(price: Mapping[str, Any], seconds: int, requests: object = None) -> 
         requests: the counts `put` and `get`; a count that is missing is estimated from the price's rates.
     """
     hours = seconds / 3600
-    gb_price = _product(_number(price.get("disk_gb")), _number(price.get("disk_usd_per_gb_month")))
+    gb_price = _product(number_of(price.get("disk_gb")), number_of(price.get("disk_usd_per_gb_month")))
     parts = {
-        "compute": _product(_number(price.get("compute_usd_per_hour")), hours),
+        "compute": _product(number_of(price.get("compute_usd_per_hour")), hours),
         "disk": None if gb_price is None else gb_price / MONTH_HOURS * hours,
         "requests": _request_cost(price, requests, hours),
-        "address": _product(_number(price.get("address_usd_per_hour")), hours),
+        "address": _product(number_of(price.get("address_usd_per_hour")), hours),
     }
     known = {name: None if part is None else rounded(part) for name, part in parts.items()}
     total = _sum(_sum(_sum(known["compute"], known["disk"]), known["requests"]), known["address"])
@@ -81,8 +82,15 @@ def cost_parts_text(cost: Mapping[str, Any] | None) -> str | None:
     """A cost with its parts: `$1.54 (compute $1.50, disk $0.02, requests $0.01, address $0.01)`."""
     if cost is None:
         return None
-    parts = ", ".join(f"{name} {money_text(_number(cost.get(name)))}" for name in PARTS)
+    parts = ", ".join(f"{name} {money_text(number_of(cost.get(name)))}" for name in PARTS)
     return f"{cost_text(cost)} ({parts})"
+
+
+def number_of(value: object) -> float | None:
+    """A number that can be reckoned with; None for what is none, endless, or beyond any price or count."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        return None
+    return value
 
 
 def rounded(dollars: float) -> float:
@@ -129,23 +137,21 @@ def _ended_unheard(record: Mapping[str, Any]) -> bool:
 
 
 def _request_cost(price: Mapping[str, Any], counts: object, hours: float) -> float | None:
-    puts = _product(_requests(price, counts, "put", hours), _number(price.get("put_usd_per_1000")))
-    gets = _product(_requests(price, counts, "get", hours), _number(price.get("get_usd_per_1000")))
+    puts = _product(_requests(price, counts, "put", hours), number_of(price.get("put_usd_per_1000")))
+    gets = _product(_requests(price, counts, "get", hours), number_of(price.get("get_usd_per_1000")))
     both = _sum(puts, gets)
     return None if both is None else both / 1000
 
 
 def _requests(price: Mapping[str, Any], counts: object, kind: str, hours: float) -> float | None:
     """What the instance has counted, else what such a run makes by rule (pool_prices.py)."""
-    counted = _number(_object(counts).get(kind))
+    counted = number_of(_object(counts).get(kind))
     if counted is not None:
         return counted
     rates = _object(price.get("request_rates"))
-    return _sum(_number(rates.get(f"{kind}_once")), _product(_number(rates.get(f"{kind}_per_hour")), hours))
-
-
-def _number(value: object) -> float | None:
-    return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+    return _sum(
+        number_of(rates.get(f"{kind}_once")), _product(number_of(rates.get(f"{kind}_per_hour")), hours)
+    )
 
 
 def _object(value: object) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.next_step import unfinished
 from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate, is_launching
-from chronos_ec2.workstation.run_cost import cost_text, cost_until
+from chronos_ec2.workstation.run_cost import cost_text, cost_until, number_of
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
 from chronos_ec2.workstation.usage import Usage, usage_of
@@ -250,9 +249,8 @@ def _losses(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    number = number_of(value)
+    return None if number is None else float(number)
 
 
 def print_runs(records: Sequence[RunRecord], out: TextIO, *, as_json: bool = False) -> None:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 class Tally:
     """How often each proof was made, and how each case ended."""
 
-    def __init__(self, seed: int, full: bool) -> None:
+    def __init__(self, seed: int, full: bool, title: str = "fault proofs") -> None:
         self.seed = seed
+        self.title = title
         self.full = full
         self._cases: dict[str, Counter[str]] = {}
 
@@ -32,7 +33,7 @@ class Tally:
     def lines(self) -> Iterator[str]:
         """The counts as text."""
         form = "full" if self.full else "short"
-        yield f"fault proofs, {form} form, seed {self.seed}"
+        yield f"{self.title}, {form} form, seed {self.seed}"
         for proof, outcomes in self._cases.items():
             ends = ", ".join(f"{times} {outcome}" for outcome, times in sorted(outcomes.items()))
             yield f"  {proof}: {outcomes.total()} cases ({ends})"
@@ -49,9 +50,9 @@ class Tally:
             f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}` (seed {self.seed}) "
             f"in {seconds / 60:.0f} minutes. Every case held; a case that had not would have ended the run."
         )
-        return "\n".join(
-            ["# Fault proofs", "", head, "", "| proof | cases | how they ended |", "|---|---|---|", *rows, ""]
-        )
+        heading = f"# {self.title.capitalize()}"
+        columns = ["| proof | cases | how they ended |", "|---|---|---|"]
+        return "\n".join([heading, "", head, "", *columns, *rows, ""])
 
     @property
     def empty(self) -> bool:

@@ -115,6 +115,13 @@ def test_the_fault_proofs_in_full() -> None:
     assert words[-5:] == ["--full", "--seed", "7", "--report", "page.md"]
 
 
+def test_generated_input_at_length() -> None:
+    assert commands.fuzz_command("tests/fuzz")[-1] == "--long"
+    words = commands.fuzz_command("tests/fuzz/test_keys.py", "7", "100")
+    assert words[-4:] == ["--long", "--hypothesis-seed=7", "--examples", "100"]
+    assert words[3] == "tests/fuzz/test_keys.py"
+
+
 def test_the_pinned_programs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     assert commands.base_environment()["PATH"].split(":") == [
