@@ -51,6 +51,7 @@ def watch(
             poll_seconds=pause,
             heartbeat_seconds=settings.heartbeat_seconds,
             saw=Teller(settings, aws.topic_arn, aws.bucket).saw if not once else None,
+            now=aws.clock,
         )
     if code:
         raise Exit(code=int(code))
@@ -64,7 +65,8 @@ def runs(c: Context, env: str | None = None, json: bool = False) -> None:
     settings = settings_of(env)
     with clear_errors():
         aws = Aws(settings)
-        print_runs(list_runs(aws.s3, aws.bucket, settings.environment, ec2=aws.ec2), sys.stdout, as_json=json)
+        records = list_runs(aws.s3, aws.bucket, settings.environment, ec2=aws.ec2, now=aws.clock)
+        print_runs(records, sys.stdout, as_json=json)
 
 
 @task(
@@ -116,6 +118,7 @@ def logs(
             follow=follow,
             grep=grep,
             heartbeat_seconds=settings.heartbeat_seconds,
+            now=aws.clock,
         )
     if code:
         raise Exit(code=int(code))

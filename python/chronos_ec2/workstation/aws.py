@@ -19,6 +19,8 @@ from chronos_ec2.workstation.settings import REPOSITORY, Settings
 if TYPE_CHECKING:
     import boto3
 
+    from chronos_ec2.workstation.aws_clock import AwsClock
+
 EXPORT_PREFIX: Final = "ChronosTraining-"
 
 
@@ -133,6 +135,13 @@ class Aws:
     def s3(self) -> Any:
         """The S3 client."""
         return self.client("s3")
+
+    @cached_property
+    def clock(self) -> AwsClock:
+        """The present as S3 tells it; the laptop's clock before it was asked."""
+        from chronos_ec2.workstation.aws_clock import AwsClock
+
+        return AwsClock(self.s3)
 
     @cached_property
     def ec2(self) -> Any:

@@ -115,7 +115,7 @@ def show_costs(
     records = (
         record
         for environment in environments
-        for record in list_runs(aws.s3, aws.bucket, environment, ec2=aws.ec2, since=beginning)
+        for record in list_runs(aws.s3, aws.bucket, environment, ec2=aws.ec2, since=beginning, now=aws.clock)
     )
     print_costs(add_up(records), out, since=beginning, as_json=as_json)
 

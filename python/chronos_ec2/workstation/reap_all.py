@@ -110,6 +110,7 @@ def reapers(known: Sequence[Settings], out: TextIO, *, also_found: bool) -> Iter
             switches=switches,
             trouble=trouble,
             region=own.region,
+            now=aws.clock,
         )
 
 

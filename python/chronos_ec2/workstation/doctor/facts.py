@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from chronos_ec2.errors import NotDeployed
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation.aws import EXPORT_PREFIX
+from chronos_ec2.workstation.aws_clock import date_of
 from chronos_ec2.workstation.doctor.answers import ApiError, NotKnown
 from chronos_ec2.workstation.s3 import error_code, translate
 from chronos_ec2.workstation.settings import Settings
@@ -168,11 +168,11 @@ class Facts:
         return Greeting(str(answer["Arn"]), None, self._skew(answer, asked_at))
 
     def _skew(self, answer: Mapping[str, Any], asked_at: datetime) -> float | None:
-        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        date = date_of(answer)
         if date is None:
             return None
         here = asked_at + (self.now() - asked_at) / 2
-        return (parsedate_to_datetime(date) - here).total_seconds()
+        return (date - here).total_seconds()
 
     def _call(self, service: str, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         client = self.client(service)
