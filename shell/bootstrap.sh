@@ -86,8 +86,8 @@ PHASES
 
 require_variables() {
   local name
-  for name in CHRONOS_RUN_ID CHRONOS_ENV CHRONOS_BUCKET CHRONOS_DEADLINE CHRONOS_ACCELERATOR CHRONOS_ENVIRONMENT_ARCHIVE \
-    CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256 CHRONOS_MIN_FREE_DISK_GB CHRONOS_HEARTBEAT_SECONDS \
+  for name in CHRONOS_RUN_ID CHRONOS_ENV CHRONOS_BUCKET CHRONOS_DEADLINE CHRONOS_DEADLINE_MINUTES CHRONOS_ACCELERATOR \
+    CHRONOS_ENVIRONMENT_ARCHIVE CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256 CHRONOS_MIN_FREE_DISK_GB CHRONOS_HEARTBEAT_SECONDS \
     CHRONOS_LOG_UPLOAD_SECONDS CHRONOS_KILL_GRACE_SECONDS CHRONOS_KEEP_ON_FAILURE_MINUTES; do
     if [[ -z ${!name:-} ]]; then
       log_error "$name is not set; bootstrap.sh is started by the user data that launch_training.sh renders"
@@ -110,7 +110,7 @@ start_log() {
   mkdir -p "$folder"
   log_file="$folder/bootstrap.log"
   stop_reason_file="$folder/stop-reason"
-  notice_file="$folder/interruption.json"
+  notice_file="$folder/machine-goes.json"
   exec > >(exec tee -a "$log_file") 2>&1
   export CHRONOS_S3_REQUESTS="$folder/s3-requests"
   # User data has listed the scripts and fetched each of them.
@@ -129,6 +129,8 @@ start_companions() {
     watch_for_interruption $$ "$stop_reason_file" "$notice_file" "$data/output/checkpoints" "$INTERRUPTION_LOOK_SECONDS" &
     companion_pids+=($!)
   fi
+  watch_for_deadline $$ "$stop_reason_file" "$notice_file" &
+  companion_pids+=($!)
   watch_for_stall tell_stall "${CHRONOS_STALE_MINUTES:-15}" 60 "${log_file%/*}/moved" "$data" "$home" &
   companion_pids+=($!)
 }
@@ -171,11 +173,11 @@ on_exit() {
   trap '' TERM INT
   set +eu
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
-  power_off "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))"
+  power_off "$(minutes_within_deadline "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))")"
   stop_work
   if ((status != 0)); then note_stop_reason; fi
   outcome=$(outcome_of "$status")
-  if [[ $outcome != succeeded ]]; then rescue "$status" "$outcome"; fi
+  if [[ $outcome != succeeded ]]; then rescue "$status"; fi
   if [[ $outcome == failed ]]; then keep_if_asked; fi
   phase_started=$EPOCHREALTIME
   log_info "phase cleanup: outcome $outcome"

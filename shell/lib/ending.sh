@@ -9,6 +9,8 @@ _ending_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$_ending_lib_dir/companions.sh"
 # shellcheck source=interruption.sh
 source "$_ending_lib_dir/interruption.sh"
+# shellcheck source=deadline.sh
+source "$_ending_lib_dir/deadline.sh"
 # shellcheck source=phases.sh
 source "$_ending_lib_dir/phases.sh"
 # shellcheck source=timeline.sh
@@ -23,11 +25,14 @@ note_stop_reason() {
   fi
 }
 
+# Whether the machine goes off at a time that is known, so that what can be lost is saved first.
+time_is_short() { case $(stop_reason) in interrupted | deadline) ;; *) return 1 ;; esac }
+
 # Ends the phase's program with the time that there is. The trainer has had a third of the grace by then; what is left
 # is for saving what it made.
 stop_work() {
   local seconds=$(((CHRONOS_KILL_GRACE_SECONDS + 1) / 2))
-  if [[ $(stop_reason) == interrupted ]]; then seconds=$(seconds_to_stop "$seconds" "$notice_file"); fi
+  if time_is_short; then seconds=$(seconds_to_stop "$seconds" "$notice_file"); fi
   stop_child "$seconds"
   stop_checkpoint_sync
 }
@@ -45,6 +50,7 @@ explain_end() {
   case $(stop_reason) in
     killed) printf '%s\n' "$KILLED_BY_OPERATOR" ;;
     interrupted) explain_interruption "$notice_file" "$phase" "$data/output" ;;
+    deadline) explain_deadline "$notice_file" "$phase" "$data/output" ;;
     lost) printf 'the claim on the environment was lost to another run\n' ;;
     *) printf '%s\n' "${problem:-phase $phase ended with exit code $1; see logs/bootstrap.log}" ;;
   esac
@@ -62,12 +68,12 @@ mark_failed() {
   log_error "phase $phase failed (exit code $1): $2"
   # shellcheck disable=SC2016  # a jq program
   changes=$(jq -cn --arg error "$2" --arg id "$INSTANCE_ID" '{error_message: $error, instance_id: $id}')
-  case $(stop_reason) in '' | interrupted) move_state failed "$phase" "$changes" || true ;; esac
+  case $(stop_reason) in '' | interrupted | deadline) move_state failed "$phase" "$changes" || true ;; esac
 }
 
-# Saves what a run that did not succeed has made, and marks it failed. <exit status> <outcome>   Sets `error`.
+# Saves what a run that did not succeed has made, and marks it failed. <exit status>   Sets `error`.
 rescue() {
-  if [[ $2 == interrupted ]]; then
+  if time_is_short; then
     # First what can be lost: the reason names the step that is safe.
     save_results "$(seconds_to_save "$notice_file")"
     error=$(explain_end "$1")
@@ -79,10 +85,13 @@ rescue() {
   fi
 }
 
+# Not to the very deadline: the record is still to be written.
 keep_if_asked() {
-  if ((CHRONOS_KEEP_ON_FAILURE_MINUTES > 0)); then
-    log_warn "KEPT for $CHRONOS_KEEP_ON_FAILURE_MINUTES minutes after the failure (keep_on_failure_minutes): instance $INSTANCE_ID goes on billing; invoke kill ends it"
-    run_waiting sleep "$((CHRONOS_KEEP_ON_FAILURE_MINUTES * 60))" || true
+  local minutes
+  minutes=$(($(minutes_within_deadline "$((CHRONOS_KEEP_ON_FAILURE_MINUTES + 2))") - 2))
+  if ((minutes > 0)) && [[ $(stop_reason) != deadline ]]; then
+    log_warn "KEPT for $minutes minutes after the failure (keep_on_failure_minutes): instance $INSTANCE_ID goes on billing; invoke kill ends it"
+    run_waiting sleep "$((minutes * 60))" || true
   fi
 }
 

@@ -112,12 +112,18 @@ checkpoint_facts() {
 
 # Prints why the run ended: when, in the middle of what, and where it can go on. <notice file> <phase> <output folder>
 explain_interruption() {
-  local taken seen step saved
+  local taken seen step
   taken=$(_fact "$1" time) seen=$(_fact "$1" seen_at)
   step=$(_fact "$3/training.json" last_step)
-  saved=$(_fact "$3/checkpoints/.tmp-saved.json" step)
   printf 'interrupted: EC2 takes this spot machine back at %s (notice seen %s), in phase %s%s; ' \
     "${taken:-an unknown time}" "${seen:-?}" "$2" "${step:+ at step $step}"
+  way_on "$3"
+}
+
+# Prints from where a run that was ended can go on. <output folder>
+way_on() {
+  local saved
+  saved=$(_fact "$1/checkpoints/.tmp-saved.json" step)
   if [[ -n $saved ]]; then
     printf 'the checkpoint of step %s is in S3, go on from it: invoke launch --env %s --resume %s\n' \
       "$saved" "$CHRONOS_ENV" "$CHRONOS_RUN_ID"

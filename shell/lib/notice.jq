@@ -1,22 +1,13 @@
 # One notice: {subject, message}. $text: run.json, as far as it could be read; $lacking: what it may lack.
 # $event: start, end or stall. $env, $run; $prefix: where the results lie; $now: seconds of the epoch.
 
+include "words";
+
 # One line, and no key in it: an error's words are the trainer's own.
 def plain:
   tostring | gsub("[[:cntrl:]]+"; " ") | gsub("(AKIA|ASIA)[A-Z0-9]{16}"; "(hidden)")
   | gsub("(?<name>(secret|token|password|signature|credential)[\\w\"'-]*[=:]\\s*)[^\\s&,;]+"; "\(.name)(hidden)"; "i")
   | if length > 1000 then .[:1000] + " ..." else . end;
-
-def two: tostring | if length < 2 then "0" + . else . end;
-
-# Seconds for a person, as words.py writes them.
-def span:
-  floor | if . < 60 then "\(.) s" elif . < 3600 then "\(. / 60 | floor) min \(. % 60 | two) s"
-  else "\(. / 3600 | floor) h \(. % 3600 / 60 | floor | two) min" end;
-
-def dollars:
-  (. * 100 | round) as $cents
-  | if $cents == 0 and . > 0 then "less than $0.01" else "$\($cents / 100 | floor).\($cents % 100 | two)" end;
 
 def moment: if type == "string" then (try fromdateiso8601 catch null) else null end;
 
@@ -26,12 +17,15 @@ def seconds:
 
 def interrupted: .outcome == "interrupted" or (.outcome == "failed" and ((.error // "") | startswith("interrupted")));
 
+def late: .outcome == "failed" and ((.error // "") | startswith("deadline reached"));
+
 def headline:
   (if .failed_step then " at \(.failed_step)" else "" end) as $where
   | if $event == "start" then "training has begun"
     elif $event == "stall" and .silent_for then "no sign of life for \(.silent_for) at \(.current_step)"
     elif $event == "stall" then "no progress for \(.stalled_minutes) minutes at \(.current_step)"
     elif interrupted then "interrupted\($where)"
+    elif late then "ended by its deadline\($where)"
     elif .outcome == "launch_failed" then "the launch failed"
     elif .outcome == "succeeded" then "succeeded"
     else "\(.outcome // "ended")\($where)" end;
@@ -49,7 +43,7 @@ def machine:
 def next_command:
   if $event == "start" then "invoke watch --env \($env)"
   elif $event == "stall" then "invoke logs --env \($env) --run \($run)\nnext: invoke kill --env \($env)"
-  elif interrupted then
+  elif interrupted or late then
     (if .checkpoint_step != null then $run else .resume_from end) as $from
     | "invoke launch --env \($env)\(if $from then " --resume \($from)" else "" end)"
   elif .outcome == "succeeded" then "invoke fetch --env \($env) --run \($run)"

@@ -79,5 +79,5 @@ compose_notice() {
   if [[ -r $1 ]]; then text=$(<"$1"); fi
   # shellcheck disable=SC2016  # a jq program
   jq -cn --arg text "$text" --argjson lacking "$6" --arg env "$3" --arg run "$4" --arg event "$5" \
-    --arg prefix "s3://$2/$3/$4/" --argjson now "$(date +%s)" -f "$_notices_lib_dir/notice.jq"
+    --arg prefix "s3://$2/$3/$4/" --argjson now "$(date +%s)" -L "$_notices_lib_dir" -f "$_notices_lib_dir/notice.jq"
 }

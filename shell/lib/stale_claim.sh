@@ -19,6 +19,23 @@ _claim_is_old() {
   (($(date +%s) - written > $1))
 }
 
+# Prints how long the run of the state last read has held its environment, and what it has cost so far, as far as its record
+# tells. <bucket> <env> <run_id>
+_held_so_far() {
+  local file
+  file=$(mktemp) || return $?
+  retry_with_backoff 2 aws s3api get-object --bucket "$1" --key "$2/$3/run.json" "$file" || : >"$file"
+  # shellcheck disable=SC2016  # a jq program
+  jq -Rrs -L "$_stale_claim_lib_dir" --argjson state "$STATE_JSON" '
+    include "words"; include "run_cost";
+    (try (fromjson | objects) catch null) as $record
+    | ([now - ($state.timestamps.start | fromdateiso8601), 0] | max | span) as $age
+    | ($record // {} | .ended_at = (now | floor | todateiso8601) | .outcome = "running" | with_cost | .cost_usd.total) as $usd
+    | "It is \($age) old and \(if $usd == null then "what it has cost so far is not known" else "has cost \($usd | dollars) so far" end)"' "$file" \
+    || printf 'How old it is and what it has cost is not known\n'
+  rm -f "$file"
+}
+
 # Whether an environment may be claimed: it is free, or its holder's instance is proven gone (then STALE_ETAG is the claim
 # to replace, STALE_RUN and STALE_STEP whose it was). Says who holds it otherwise.
 # <bucket> <env> <seconds that a claim whose instance EC2 does not know is respected>
@@ -46,7 +63,7 @@ require_claimable() {
     STALE_ETAG=$STATE_ETAG
     return 0
   fi
-  log_error "$holder. EC2 says of its instance: $fate. Follow it with invoke watch, end it with invoke kill"
+  log_error "$holder. $(_held_so_far "$bucket" "$environment" "$STALE_RUN"). EC2 says of its instance: $fate. Follow it with invoke watch, end it with invoke kill"
   return "$EXIT_HELD"
 }
 

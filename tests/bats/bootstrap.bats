@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/bootstrap.sh: eight phases in order; however it ends, the record is finished and the machine powers off.
-# shellcheck disable=SC2154  # variables of the helpers
+# shellcheck disable=SC2154,SC2030,SC2031  # variables of the helpers; a test is a subshell
 bats_require_minimum_version 1.5.0
 load helpers/common
 
@@ -54,7 +54,8 @@ upload_environment() {
 
 set_variables() {
   export CHRONOS_RUN_ID=$RUN CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket CHRONOS_ACCELERATOR=cuda
-  export CHRONOS_DEADLINE=2025-01-15T20:30:22Z
+  export CHRONOS_DEADLINE CHRONOS_DEADLINE_MINUTES=360
+  CHRONOS_DEADLINE=$(date -u -d '6 hours' +%Y-%m-%dT%H:%M:%SZ)
   export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256=dddd
   CHRONOS_ENVIRONMENT_SHA256=$(sha256sum <"$(object a-bucket cached-datasets/python-env/venv.tar.gz)" | cut -d' ' -f1)
   export CHRONOS_MIN_FREE_DISK_GB=20 CHRONOS_HEARTBEAT_SECONDS=60 CHRONOS_LOG_UPLOAD_SECONDS=60
@@ -172,7 +173,7 @@ assert_failed_run() {
 
 @test "every variable that user data sets is asked for by name: exit code 2, nothing touched" {
   local name
-  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_SHA256 DATASET_SHA256 MIN_FREE_DISK_GB \
+  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_SHA256 DATASET_SHA256 DEADLINE_MINUTES MIN_FREE_DISK_GB \
     HEARTBEAT_SECONDS LOG_UPLOAD_SECONDS KILL_GRACE_SECONDS KEEP_ON_FAILURE_MINUTES; do
     run --separate-stderr -2 env -u "CHRONOS_$name" bash "$scripts/bootstrap.sh"
     assert_regex "$stderr" "CHRONOS_$name is not set"
@@ -386,6 +387,38 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   assert_equal "$(jq -r .error_message <<<"$(tail -n 1 "$FAKE_AWS_DIR/published")")" "$(jq -r .error <<<"$record")"
   assert_equal "$(<"$FAKE_PYTHON/status when saving")" training
   assert_regex "$(<"$FAKE_PYTHON/beside")" "checkpoint_sync --bucket a-bucket --prefix dev/$RUN/ --from $CHRONOS_ROOT/data/output\$"
+}
+
+@test "shortly before the deadline the trainer saves and stops, what it made goes first, the record says where to go on" {
+  local record
+  plan_cli
+  plan_terminate
+  export CHRONOS_KEEP_ON_FAILURE_MINUTES=10
+  sed -i 's/^readonly LONGEST_LOOK=30$/readonly LONGEST_LOOK=1/' "$scripts/lib/deadline.sh"
+  # The clock shows a minute before the deadline once the training has begun.
+  mkdir clock
+  # shellcheck disable=SC2016  # a script's text
+  printf '%s\n' '#!/usr/bin/env bash' 'if [[ $* == +%s && -e $FAKE_PYTHON/late ]]; then exec '"'$(toolbox)/date'"' -d "$CHRONOS_DEADLINE 60 seconds ago" +%s; fi' \
+    "exec '$(toolbox)/date' \"\$@\"" >clock/date
+  chmod +x clock/date
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training ': >"$FAKE_PYTHON/late"
+    trap "printf \"{\\\"last_step\\\": 7}\" >\"\$CHRONOS_ROOT/data/output/training.json\"; exit 75" TERM; while true; do sleep 0.05; done'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does results_sync 'mkdir -p "$CHRONOS_ROOT/data/output/checkpoints"
+    printf "{\"step\": 7}" >"$CHRONOS_ROOT/data/output/checkpoints/.tmp-saved.json"
+    jq -r .status "$FAKE_AWS_DIR/s3/a-bucket/dev/system-state.json" >"$FAKE_PYTHON/status when saving"'
+  PATH="$work/clock:$PATH" boot
+  assert_equal "$boot_status" 143
+  assert_clean_end
+  record=$(run_record_now)
+  assert_json "$record" '"\(.outcome) \(.failed_step) \(.checkpoint_step) \(.exit_code)"' 'failed training 7 143'
+  assert_regex "$(jq -r .error <<<"$record")" "^deadline reached: .* at step 7, to save; the checkpoint of step 7 .* --env dev --resume $RUN\$"
+  assert_equal "$(published | tail -n 2)" $'failed training\ncleanup cleanup'
+  assert_equal "$(<"$FAKE_PYTHON/status when saving")" training
+  # The switch was brought forward, never put off; nothing is kept past it.
+  assert_equal "$(grep -c '^shutdown -P +1$' "$FAKE_AWS_DIR/effects")" 1
+  run ! grep -q KEPT console
 }
 
 @test "an interruption before training ends the run there, and there is nothing to go on from" {

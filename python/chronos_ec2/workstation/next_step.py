@@ -10,9 +10,14 @@ if TYPE_CHECKING:
     from chronos_ec2.workstation.runs import RunRecord
 
 
+def reached_deadline(record: RunRecord) -> bool:
+    """Whether the run was ended shortly before its deadline, so that it could save (shell/lib/deadline.sh)."""
+    return record.outcome == "failed" and (record.error or "").startswith("deadline reached")
+
+
 def next_command(record: RunRecord) -> str:
-    """Fetch what succeeded, go on with what was interrupted, look at the log of the rest."""
-    if record.outcome == "interrupted":
+    """Fetch what succeeded, go on with what ran out of machine or of time, look at the log of the rest."""
+    if record.outcome == "interrupted" or reached_deadline(record):
         return way_on(record)
     verb = "fetch" if record.outcome == "succeeded" else "logs"
     return f"invoke {verb} --env {record.environment} --run {record.run_id}"
@@ -35,14 +40,16 @@ def way_on(record: RunRecord) -> str:
 
 
 def unfinished(records: Sequence[RunRecord]) -> list[str]:
-    """A line for every interrupted run that no other run has gone on from, newest first."""
+    """A line for every run that another one could go on from, and none has, newest first."""
     taken_up = {record.resume_from for record in records}
     lines = []
     for record in records:
-        if record.outcome != "interrupted" or record.run_id in taken_up:
+        late = reached_deadline(record)
+        if record.run_id in taken_up or not (late or record.outcome == "interrupted"):
             continue
+        what = "ended by its deadline" if late else "interrupted"
         where = f" at step {record.interrupted_at_step}" if record.interrupted_at_step is not None else ""
         step = record.checkpoint_step
         saved = "nothing saved" if step is None else f"saved up to step {step}"
-        lines.append(f"{record.run_id}: interrupted{where}, {saved}; go on: {way_on(record)}")
+        lines.append(f"{record.run_id}: {what}{where}, {saved}; go on: {way_on(record)}")
     return lines

@@ -84,6 +84,38 @@ claim_without_instance() {
   done
 }
 
+# The holder began so long ago, with so many dollars an hour in its record. <seconds> <dollars>
+held_since() {
+  local began
+  began=$(date -u -d "@$(($(date +%s) - $1))" +%Y-%m-%dT%H:%M:%SZ)
+  put_object a-bucket dev/system-state.json "$(state_body training step_7 "$OLD" | jq -c --arg began "$began" '.timestamps.start = $began')"
+  put_object a-bucket "dev/$OLD/run.json" "$(jq -cn --arg began "$began" --argjson usd "$2" '{started_at: $began, ended_at: null,
+    instance: {id: "i-0abc"}, price: {compute_usd_per_hour: $usd, disk_gb: 0, disk_usd_per_gb_month: 0, address_usd_per_hour: 0,
+    put_usd_per_1000: 0, get_usd_per_1000: 0, request_rates: {put_once: 0, put_per_hour: 0, get_once: 0, get_per_hour: 0}}}')"
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc running "$OLD")")"
+}
+
+@test "a refusal names the holder with its status, its age and its cost so far" {
+  held_since 7500 2
+  run --separate-stderr -12 look
+  # shellcheck disable=SC2016  # dollars
+  assert_regex "$stderr" "run $OLD holds dev: training at step_7, .*It is 2 h 05 min old and has cost \\\$4.17 so far.*running"
+}
+
+@test "a cost that nobody knows, or a record that cannot be read, keeps no refusal from its words" {
+  held_since 65 null
+  run --separate-stderr -12 look
+  assert_regex "$stderr" 'It is 1 min 0[5-9] s old and what it has cost so far is not known'
+  held_since 65 2
+  put_object a-bucket "dev/$OLD/run.json" '{"half'
+  run --separate-stderr -12 look
+  assert_regex "$stderr" 'old and what it has cost so far is not known'
+  held_since 65 2
+  rm "$(object a-bucket "dev/$OLD/run.json")"
+  run --separate-stderr -12 look
+  assert_regex "$stderr" 'old and what it has cost so far is not known'
+}
+
 @test "an instance that cannot be looked up proves nothing: exit code 12" {
   aws_plan 'ec2 describe-instances *' --error UnauthorizedOperation
   run --separate-stderr -12 look

@@ -118,6 +118,14 @@ def test_runs_name_the_way_on_of_those_that_nobody_has_taken_up(world: Any) -> N
     assert (earlier.interrupted_at_step, unfinished(listed)) == (123, [])
 
 
+def test_runs_name_the_way_on_of_one_that_its_deadline_has_ended(world: Any) -> None:
+    world.end_run("failed", error="deadline reached: the machine goes off at …", checkpoint_step=120)
+    (listed,) = list_runs(world.s3, world.bucket, "dev", now=world.clock.now)
+    assert unfinished([listed]) == [
+        f"{RUN}: ended by its deadline, saved up to step 120; go on: invoke launch --env dev --resume {RUN}"
+    ]
+
+
 @pytest.mark.parametrize(
     ("record", "command"),
     [
@@ -127,6 +135,10 @@ def test_runs_name_the_way_on_of_those_that_nobody_has_taken_up(world: Any) -> N
         ),
         (ended("failed"), f"invoke logs --env dev --run {RUN}"),
         (ended("interrupted"), "invoke launch --env dev"),
+        (
+            ended("failed", error="deadline reached: …", checkpoint_step=7),
+            f"invoke launch --env dev --resume {RUN}",
+        ),
         (
             ended("interrupted", resume_from=LATER),
             f"invoke launch --env dev --resume {LATER}",
