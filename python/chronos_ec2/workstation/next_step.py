@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def reached_deadline(record: RunRecord) -> bool:
-    """Whether the run was ended shortly before its deadline, so that it could save (shell/lib/deadline.sh)."""
+    """Whether the run was ended shortly before its deadline, to save (shell/lib/deadline.sh)."""
     return record.outcome == "failed" and (record.error or "").startswith("deadline reached")
 
 
