@@ -9,10 +9,10 @@
 #   --dry-run    say what would be ended, end nothing
 #   --json       print one JSON object on stdout: environment, run_ids, instance_ids
 #
-# Works as well when the state file is missing or corrupt: it finds the instances by their tags.
+# Works as well when the state file is missing or corrupt, or S3 does not show it: it finds the instances by their tags.
 # Environment: the AWS variables, CHRONOS_KILL_GRACE_SECONDS, CHRONOS_PYTHON.
 # Exit codes: 0 ended, or there was nothing to end; 1 something still runs; 2 usage; 10 no credentials;
-#   11 not deployed; 15 S3 refuses; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded
+#   11 not deployed; 15 S3 refuses (what ran was ended all the same); 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 29 the embedded
 #   AWS is down.
 # Runs on: the laptop (Linux or macOS). Needs Bash 4.4, aws, jq 1.6 and this repository's Python.
 if [ -z "${BASH_VERSINFO:-}" ] || [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 44 ]; then # macOS comes with 3.2; other shells end here too
@@ -35,7 +35,7 @@ source "$script_dir/lib/notices.sh"
 
 environment='' assume_yes=false now=false dry_run=false as_json=false
 bucket='' topic='' run_id='' unlisted_id='' instance_ids='[]' run_ids='[]' grace=0
-state_is='missing' corrupt_etag=''
+state_is='missing' corrupt_etag='' unseen_status=0
 
 parse_arguments() {
   while (($# > 0)); do
@@ -75,7 +75,8 @@ take_stock() {
       ;;
     "$EXIT_NO_SUCH_RUN") state_is=missing ;;
     "$EXIT_STATE_UNREADABLE") state_is=corrupt corrupt_etag=$STATE_ETAG ;;
-    *) return "$status" ;;
+    # What bills is ended even so: who holds the environment is not asked for that.
+    *) state_is=unseen unseen_status=$status ;;
   esac
   live=$(live_instances "$environment")
   instance_ids=$(jq -c '[.[].id]' <<<"$live")
@@ -90,6 +91,7 @@ describe_plan() {
     valid) log_info "run $run_id holds $environment: $(jq -r '"\(.status) at \(.current_step)"' <<<"$STATE_JSON")" ;;
     corrupt) log_warn "the state file of $environment is corrupt; it will be deleted" ;;
     missing) log_info "$environment has no state file" ;;
+    unseen) log_warn "the state file of $environment cannot be read: no machine can be asked to save; each is terminated as it is" ;;
   esac
   log_info "instances tagged Project=$TAG_PROJECT, Environment=$environment: $(jq -r 'if length == 0 then "none" else join(", ") end' <<<"$instance_ids")"
 }
@@ -178,6 +180,12 @@ make_sure() {
   return "$EXIT_FAILED"
 }
 
+# Says what stays as it is, because S3 cannot be read.
+say_what_stays() {
+  log_warn "no instance of $environment runs any more. As they are stay s3://$bucket/$environment/system-state.json, if a run held the environment, and run.json of $(jq -r 'if length == 0 then "that run" else join(", ") end' <<<"$run_ids")"
+  log_warn "once S3 can be read: invoke kill --env $environment frees the environment, and so does the next launch; invoke runs completes the record"
+}
+
 # Completes the records of the ended runs and frees the environment.
 settle() {
   local ended
@@ -222,8 +230,13 @@ end_runs() {
   fi
   end_unlisted
   make_sure
-  settle
   readarray -t ended < <(jq -r '.[]' <<<"$run_ids")
+  if [[ $state_is == unseen ]]; then
+    for run in "${ended[@]}"; do disarm_outside_switch "$exports" "$environment" "$run"; done
+    say_what_stays
+    return 0
+  fi
+  settle
   drop_staged_states "$bucket" "$environment" "${ended[@]}"
   log_info "ended; $environment is free"
   # An instance that had the time has told it already.
@@ -248,9 +261,11 @@ main() {
   bucket=$(jq -r .BucketName <<<"$exports") topic=$(jq -r '.TopicArn // ""' <<<"$exports")
   take_stock
   describe_plan
-  if [[ $dry_run == true ]]; then return 0; fi
+  if [[ $dry_run == true ]]; then return "$unseen_status"; fi
   if [[ $state_is == missing && $instance_ids == '[]' ]]; then
     log_info "nothing runs in $environment"
+  elif [[ $state_is == unseen && $instance_ids == '[]' ]]; then
+    say_what_stays
   else
     confirm
     end_runs
@@ -260,6 +275,7 @@ main() {
     jq -cn --arg env "$environment" --argjson runs "$run_ids" --argjson ids "$instance_ids" \
       '{environment: $env, run_ids: $runs, instance_ids: $ids}'
   fi
+  return "$unseen_status"
 }
 
 main "$@"

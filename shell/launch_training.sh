@@ -16,7 +16,7 @@
 # Environment: the AWS variables (AWS_PROFILE, AWS_ENDPOINT_URL, …), CHRONOS_<SETTING>, CHRONOS_PYTHON.
 # Exit codes: 0 launched; 2 usage; 10 no credentials; 11 not deployed; 12 a run holds the environment;
 #   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded;
-#   21 killed while launching; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 27 no run, or no
+#   21 killed while launching, and 20, 22 or 32 for a run that has ended so before its launch was through; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 27 no run, or no
 #   checkpoint, to go on from; 29 the embedded AWS is down; 30 the run may cost more than it may; 130, 143 interrupted,
 #   the claim given back.
 # Runs on: the laptop (Linux or macOS). Needs Bash 4.4, aws, jq 1.6 and this repository's Python.
@@ -47,6 +47,8 @@ source "$script_dir/lib/run_id.sh"
 source "$script_dir/lib/resume.sh"
 # shellcheck source=lib/outside_switch.sh
 source "$script_dir/lib/outside_switch.sh"
+# shellcheck source=lib/early_end.sh
+source "$script_dir/lib/early_end.sh"
 
 environment='' dry_run=false as_json=false resume_from=''
 settings='' exports='' bucket='' run_id='' instance_id='' work=''
@@ -186,21 +188,31 @@ start_instance() {
   return "$status"
 }
 
+# The claim is gone before the instance was recorded. Either the run is through already, or somebody has ended it, and then
+# nobody waits for its instance.
+settle_early_end() {
+  if read_early_end "$bucket" "$environment" "$run_id"; then
+    log_warn "run $run_id has ended already: $EARLY_OUTCOME; look at it: invoke watch --env $environment --run $run_id"
+    return "$EARLY_STATUS"
+  fi
+  log_error "run $run_id was ended while it was being launched${EARLY_OUTCOME:+ ($EARLY_OUTCOME)}; terminating $instance_id"
+  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json; then
+    after_loss
+  else
+    log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+  fi
+  return "$EARLY_STATUS"
+}
+
 # Writes the instance's id where it is looked for. The instance does the same, so a failure here loses nothing.
-# A claim that is gone by now was killed in between: then nobody waits for the instance.
 record_instance() {
   local changes status=0
   changes=$(ladder_record)
   amend_state "$bucket" "$environment" "$run_id" \
     "$(jq -c '{instance_id: .instance.id, instance_type: .instance.type, control: {deadline}}' <<<"$changes")" || status=$?
   if ((status == EXIT_NO_SUCH_RUN)); then
-    log_error "run $run_id was ended while it was being launched; terminating $instance_id"
-    if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json; then
-      after_loss
-    else
-      log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
-    fi
-    return "$EXIT_RUN_KILLED"
+    settle_early_end
+    return $?
   fi
   if ((status != 0)); then log_warn "the instance's id could not be recorded; the instance does it as well"; fi
   changes=$(with_launch_price "$changes")
@@ -263,7 +275,7 @@ print_plan() {
 
 report() {
   local prefix="s3://$bucket/$environment/$run_id/"
-  log_info "run $run_id: instance $instance_id ($(pool_words)) is starting; results will be in $prefix"
+  if [[ -z $EARLY_OUTCOME ]]; then log_info "run $run_id: instance $instance_id ($(pool_words)) is starting; results will be in $prefix"; fi
   log_info "follow it: invoke watch --env $environment    end it: invoke kill --env $environment"
   if [[ $as_json == true ]]; then
     # shellcheck disable=SC2016  # a jq program

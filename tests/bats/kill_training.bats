@@ -367,10 +367,42 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_effects
 }
 
-@test "a state file that S3 refuses to show is exit code 15, and nothing is ended" {
+@test "with a state file that S3 refuses to show, machines are found by their tags and ended all the same: exit code 15" {
+  group=ChronosTraining
   plan_checks
+  plan_instance_seen 2
+  plan_terminate
+  aws_plan "scheduler delete-schedule --name chronos-dev-$RUN --group-name $group" --out '{}'
+  put_state training step_7
   aws_plan 's3api get-object *' --error AccessDenied
+  kill_run --yes --json
+  assert_failure 15
+  assert_output "{\"environment\":\"dev\",\"run_ids\":[\"$RUN\"],\"instance_ids\":[\"i-0abc\"]}"
+  assert_called 1 ec2 terminate-instances --instance-ids i-0abc --output json
+  assert_effects terminate-instances
+  assert_regex "$stderr" 'cannot be read: no machine can be asked to save'
+  assert_regex "$stderr" "As they are stay s3://a-bucket/dev/system-state.json.* and run.json of $RUN.*invoke kill --env dev frees"
+  refute_regex "$stderr" 'dev is free'
+}
+
+@test "with S3 down and no machine it says what stays: exit code 1" {
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --out "$(instances_json)"
+  aws_plan 's3api get-object *' --error SlowDown --times 6
   kill_run --yes
+  assert_failure 1
+  assert_effects
+  assert_regex "$stderr" 'no instance of dev runs any more'
+}
+
+@test "with S3 denied it asks before it ends what it found, and --dry-run ends nothing" {
+  plan_checks
+  plan_instance_seen 1
+  aws_plan 's3api get-object *' --error AccessDenied --times 2
+  kill_run
+  assert_failure 2
+  plan_checks
+  kill_run --dry-run
   assert_failure 15
   assert_effects
 }

@@ -424,6 +424,43 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   assert_regex "$stderr" 'was ended while it was being launched; terminating i-0new'
 }
 
+# While EC2 answers, the machine ends its run: its record is complete, then the environment is free. <json: the end>
+plan_instance_that_ends() {
+  local body
+  body="f=\$(echo '$(object a-bucket dev)'/*/run.json); jq -c '. + $1' \"\$f\" >'$work/ended'; mv '$work/ended' \"\$f\""
+  plan_instance --before "$body; rm '$(object a-bucket dev/system-state.json)'"
+}
+
+@test "a run that has failed before its launch was through: exit code 20, and nobody is said to have killed it" {
+  plan_checks
+  plan_instance_that_ends '{"outcome": "failed", "exit_code": 1, "ended_at": "2025-01-15T14:30:22Z"}'
+  launch --env dev
+  assert_failure 20
+  assert_regex "$stderr" 'has ended already: failed; look at it: invoke watch --env dev --run 20'
+  refute_regex "$stderr" 'was ended while'
+  refute_called 'ec2 terminate-instances *'
+}
+
+@test "a run that has succeeded before its launch was through is a launch that went well" {
+  plan_checks
+  plan_instance_that_ends '{"outcome": "succeeded", "exit_code": 0, "ended_at": "2025-01-15T14:30:22Z"}'
+  launch --env dev --json
+  assert_success
+  assert_json "$output" .instance_id i-0new
+  assert_regex "$stderr" 'has ended already: succeeded'
+  refute_regex "$stderr" 'is starting'
+}
+
+@test "a run that another launch found lost, while this one was slow, is no longer waited for: exit code 22" {
+  plan_checks
+  plan_instance_that_ends '{"outcome": "lost", "exit_code": null, "ended_at": "2025-01-15T14:30:22Z"}'
+  aws_plan 'scheduler delete-schedule *'
+  aws_plan 'ec2 terminate-instances --instance-ids i-0new *' --out '{}'
+  launch --env dev
+  assert_failure 22
+  assert_regex "$stderr" 'was ended while it was being launched \(lost\); terminating i-0new'
+}
+
 @test "a run.json that cannot take the instance's id is a warning: the launch stands" {
   plan_checks
   plan_instance
