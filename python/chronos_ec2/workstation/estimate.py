@@ -122,7 +122,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     worst, limit = found["worst_case_usd"], span_text(found["limit_hours"] * 3600)
     pool = f"{found['instance_type']} ({found['market']})"
     if worst["total"] is None:
-        yield "WARN", f"estimate: what {pool} costs is not known; the run ends after {limit} at the latest"
+        yield (
+            "WARN",
+            f"estimate: what {pool} costs is not known, so no --max-cost could be kept; the run ends after "
+            f"{limit} at the latest",
+        )
     else:
         parts = ", ".join(f"{name} {money_text(worst[name])}" for name in PARTS)
         cap = found["max_cost_usd"]

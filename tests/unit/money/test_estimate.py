@@ -95,7 +95,10 @@ def test_a_type_that_nobody_knows_makes_the_estimate_unknown(make_settings: Make
         None,
         None,
     )
-    assert "what x9.huge (on-demand) costs is not known; the run ends after 6 h 00 min" in words(found)
+    assert (
+        "what x9.huge (on-demand) costs is not known, so no --max-cost could be kept; the run ends after 6 h"
+        in words(found)
+    )
     assert "not known is the price of x9.huge" in words(found)
 
 
