@@ -49,6 +49,8 @@ source "$script_dir/lib/resume.sh"
 source "$script_dir/lib/outside_switch.sh"
 # shellcheck source=lib/early_end.sh
 source "$script_dir/lib/early_end.sh"
+# shellcheck source=lib/quick_aws.sh
+source "$script_dir/lib/quick_aws.sh"
 
 environment='' dry_run=false as_json=false resume_from=''
 settings='' exports='' bucket='' run_id='' instance_id='' work=''
@@ -102,9 +104,8 @@ find_topic() { heard_topic "$(jq -r '.TopicArn // ""' <<<"$exports")"; }
 
 # Writes the launch's files to $work. Reads run_id and what gather_facts left there.
 write_launch_files() {
-  local python item
-  python=$(chronos_python)
-  local -a argv=("$python" -m chronos_ec2.workstation.launch_files --env "$environment" --into "$work")
+  local item
+  local -a argv=(quick_python -m chronos_ec2.workstation.launch_files --env "$environment" --into "$work")
   for item in "${assignments[@]}"; do argv+=(--set "$item"); done
   # shellcheck disable=SC2016  # a jq program
   jq -n --arg run_id "$run_id" --arg bucket "$bucket" --rawfile caller "$work/require_credentials" --arg topic "$(<"$work/find_topic")" \
@@ -253,6 +254,7 @@ on_exit() {
   elif [[ $reserved == true && $claimed == false ]]; then
     withdraw
   fi
+  stop_quick_aws
   if [[ -n $work ]]; then rm -rf "${work:?}"; fi
   exit "$status"
 }
@@ -291,13 +293,14 @@ main() {
   trap 'exit "$EXIT_TERMINATED"' TERM
   trap 'exit "$EXIT_INTERRUPTED"' INT
   require_workstation
+  work=$(mktemp -d)
+  # What a signal leaves half done goes with it.
+  export TMPDIR=$work
+  start_quick_aws "$work"
   settings=$(load_settings "$environment" "${assignments[@]}")
   environment=$(setting environment)
   use_aws_settings "$settings"
   require_conditional_writes
-  work=$(mktemp -d)
-  # What a signal leaves half done goes with it.
-  export TMPDIR=$work
   gather_facts
   if [[ $dry_run == true ]]; then
     look_for_holder || log_warn "a launch would be refused now"

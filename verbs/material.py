@@ -57,23 +57,28 @@ def upload(
 ) -> None:
     """Upload what has changed: scripts and the built training environment; --data and --model add theirs."""
     from chronos_ec2.workstation import upload as uploads
+    from chronos_ec2.workstation.content import Digests
     from chronos_ec2.workstation.instance_tools import make_instance_tools
     from chronos_ec2.workstation.model_upload import upload_model
+    from chronos_ec2.workstation.upload_progress import upload_progress
 
     settings = settings_of(env, set_)
-    progress = uploads.terminal_progress(sys.stderr)
+    progress, digests = upload_progress(sys.stderr), Digests(STATE_FOLDER / "digests.json")
     with clear_errors():
         aws = Aws(settings)
         if data is not None:
             needs = (settings.shortest_series, settings.columns)
             sent = uploads.upload_data(
-                aws.s3, aws.bucket, Path(data), *needs, out=sys.stderr, progress=progress
+                aws.s3, aws.bucket, Path(data), *needs, out=sys.stderr, progress=progress, digests=digests
             )
+            digests.save()
             print(sent, file=sys.stderr)
         if model is not None:
             print(upload_model(aws.s3, aws.bucket, Path(model), progress=progress))
         archive = environment_folder(settings)
-        print(uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress), file=sys.stderr)
+        packed = uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress, digests=digests)
+        digests.save()
+        print(packed, file=sys.stderr)
         tools = make_instance_tools(STATE_FOLDER / "tools")
         scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
         print(scripts, file=sys.stderr)

@@ -88,7 +88,8 @@ class LauncherPolicy(Construct):
         self, bucket: s3.IBucket, identity: InstanceIdentity, switch: OutsideSwitch, notices: Notices
     ) -> Sequence[iam.PolicyStatement]:
         """To see whether the stack is as it must be, and to publish what the machine could not."""
-        looks = ["s3:ListBucket", "s3:GetBucketPublicAccessBlock", "s3:GetEncryptionConfiguration"]
+        looks = ["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:GetBucketPublicAccessBlock"]
+        looks += ["s3:GetEncryptionConfiguration"]
         topic = ["sns:Publish", "sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic"]
         roles = [identity.role.role_arn, switch.role.role_arn]
         return [
@@ -190,10 +191,11 @@ class LauncherPolicy(Construct):
 
     def _objects(self, bucket: s3.IBucket) -> Sequence[iam.PolicyStatement]:
         actions = ["GetObject", "PutObject", "DeleteObject", "GetObjectTagging", "PutObjectTagging"]
+        actions += ["AbortMultipartUpload", "ListMultipartUploadParts"]
         return [
             iam.PolicyStatement(
                 sid="Objects",
-                actions=[f"s3:{action}" for action in (*actions, "AbortMultipartUpload")],
+                actions=[f"s3:{action}" for action in actions],
                 resources=[bucket.arn_for_objects("*")],
             )
         ]

@@ -4,15 +4,14 @@
 readonly _CHRONOS_LAUNCH_PRICE=1
 
 _launch_price_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
-# shellcheck source=workstation.sh
-source "$_launch_price_lib_dir/workstation.sh"
+# shellcheck source=quick_aws.sh
+source "$_launch_price_lib_dir/quick_aws.sh"
 
 # Prints {prices, estimate}, and says the estimate on stderr. Prices that AWS does not tell never fail a launch.
 # Returns 0; EXIT_TOO_DEAR when max_cost_usd does not reach.
 gather_prices() {
-  local python item
-  python=$(chronos_python) || return $?
-  local -a argv=("$python" -m chronos_ec2.workstation.estimate --env "$environment")
+  local item
+  local -a argv=(quick_python -m chronos_ec2.workstation.estimate --env "$environment")
   for item in "${assignments[@]}"; do argv+=(--set "$item"); done
   "${argv[@]}"
 }

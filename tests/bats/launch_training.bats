@@ -325,7 +325,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   learn_run_id
   assert_json "$output" 'del(.estimate) | tojson' \
     "{\"run_id\":\"$ours\",\"instance_id\":\"i-0new\",\"environment\":\"dev\",\"s3_prefix\":\"s3://a-bucket/dev/$ours/\"}"
-  assert_json "$output" '.estimate | "\(.limit_hours) h \(.source) \(.max_cost_usd)"' '6 h AWS Price List null'
+  assert_json "$output" '.estimate | "\(.limit_hours + 0) h \(.source) \(.max_cost_usd)"' '6 h AWS Price List null'
 }
 
 @test "--max-cost sets the deadline; what the run may cost is said before anything is changed, and recorded" {
@@ -337,7 +337,7 @@ HttpTokens=required,HttpEndpoint=enabled,HttpPutResponseHopLimit=1,InstanceMetad
   learn_run_id
   assert_regex "$stderr" \
     'INFO  estimate: [$]0\.77 an hour on g4dn\.2xlarge .*, 2 h 30 min at most \(max_cost_usd is [$]2\.00\): [$]2\.00 .*prices: AWS Price List.*holds dev'
-  assert_json "$(run_record_now "$ours")" '"\((.deadline | fromdate) - (.started_at | fromdate)) \(.estimate.max_cost_usd)"' '9000 2'
+  assert_json "$(run_record_now "$ours")" '"\((.deadline | fromdate) - (.started_at | fromdate)) \(.estimate.max_cost_usd + 0)"' '9000 2'
   assert_json "$(run_record_now "$ours")" '.price | "\(.market) \(.compute_usd_per_hour) \(.disk_gb) \(.source)"' \
     'on-demand 0.752 100 AWS Price List'
   assert_json "$(run_record_now "$ours")" '.launched_at >= .started_at' true

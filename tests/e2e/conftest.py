@@ -103,7 +103,7 @@ class Cloud:
         path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         variables = {
             "PATH": path,
-            "CHRONOS_PYTHON": str(programs / "python"),
+            "CHRONOS_PYTHON": str(programs.with_name("python")),
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         argv = [str(REPOSITORY / "shell" / "launch_training.sh"), *flags]

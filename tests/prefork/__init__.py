@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+from chronos_ec2.workstation import prefork_server
+
 _START_SECONDS = 60.0
 
 
 class Prefork:
-    """The server and its two programs, `aws` and `python`, in a folder.
+    """The server and its two programs, `bin/aws` and `python`, in a folder.
 
     Args:
         folder: short enough for a Unix socket's path below it.
@@ -24,16 +26,19 @@ class Prefork:
         self.bin.mkdir(parents=True)
         socket = folder / "prefork"
         base = getattr(sys, "_base_executable", None) or sys.executable
-        text = (_HERE / "client.py").read_text()
-        for name in ("aws", "python"):
-            own = text.replace("sys.argv[1]", repr(str(socket))).replace(
-                "sys.argv[2:]", f"[{name!r}, *sys.argv[1:]]"
-            )
-            (self.bin / name).write_text(f"#!{base} -IS\n{own}")
-            (self.bin / name).chmod(0o755)
+        client = find_spec("chronos_ec2.workstation.prefork_client")  # a program: importing it would run it
+        assert client is not None and client.origin is not None
+        text = Path(client.origin).read_text()
+        # Apart: a launch script that found both in one folder would start a server of its own.
+        self.python = folder / "python"
+        for made in (self.bin / "aws", self.python):
+            words = [str(socket), str(Path(sys.executable).with_name(made.name)), made.name]
+            own = text.replace("import sys\n", f"import sys\n\nsys.argv[1:1] = {words!r}\n")
+            made.write_text(f"#!{base} -IS\n{own}")
+            made.chmod(0o755)
         self._log = (folder / "prefork.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, str(_HERE / "server.py"), str(socket)],
+            [sys.executable, "-m", prefork_server.__name__, str(socket)],
             env={"PATH": os.environ["PATH"], "HOME": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=self._log,

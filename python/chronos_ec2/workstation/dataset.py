@@ -11,7 +11,6 @@ do not: missing values, gaps, rows out of order, short series, columns and files
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any, Final, Literal
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.data.problems import place_of
 from chronos_ec2.errors import DataInvalid
+from chronos_ec2.workstation.content import Digests
 
 Severity = Literal["error", "warning"]
 
@@ -170,7 +170,10 @@ class Findings:
 
 
 def check_dataset(
-    folder: Path, min_length: int = DEFAULT_MIN_LENGTH, columns: Columns | None = None
+    folder: Path,
+    min_length: int = DEFAULT_MIN_LENGTH,
+    columns: Columns | None = None,
+    digests: Digests | None = None,
 ) -> DatasetReport:
     """Read every `*.parquet` file of a folder and say what is wrong with it.
 
@@ -178,6 +181,7 @@ def check_dataset(
         folder: where the files lie, not in folders below; hidden files are passed over.
         min_length: the rows that a trainer needs of a series: context_length + 2 * prediction_length.
         columns: the columns that training will read; None is item_id, timestamp and target.
+        digests: of files that were read before.
 
     Returns:
         The report; it never raises for what is in the files.
@@ -186,11 +190,11 @@ def check_dataset(
     from chronos_ec2.workstation.dataset_checks import check_rows
     from chronos_ec2.workstation.dataset_files import find_files, is_readable
 
-    findings, columns = Findings(), columns or Columns()
+    findings, columns, digests = Findings(), columns or Columns(), digests or Digests()
     paths = [path for path in find_files(folder, findings) if is_readable(path, columns, findings)]
     tallies = check_rows(paths, columns, min_length, findings)
     facts = [
-        FileFacts(path.name, path.stat().st_size, _sha256(path), tally.rows, len(tally.series))
+        FileFacts(path.name, path.stat().st_size, digests.of(path).sha256, tally.rows, len(tally.series))
         for path, tally in zip(paths, tallies, strict=True)
     ]
     return DatasetReport(
@@ -218,8 +222,3 @@ def _reading_order(finding: Finding) -> tuple[bool, str, str, str, bool, int]:
         is_count,
         row,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.environment_archive import sha256_of
-from chronos_ec2.workstation.environment_elf import libraries_of, patch_elf
+from chronos_ec2.workstation.environment_elf import libraries_of, patch_elf, read_elf
 
 TOOLS = ("jq",)
 INSTANCE_MACHINE = ("linux", "x86_64")
@@ -58,7 +58,8 @@ def _bundle(tool: str, sources: list[Path], kept: Path) -> None:
         for name, source in zip(names, sources, strict=True):
             shutil.copyfile(source, staging / name)
             (staging / name).chmod(0o755)
-            patch_elf(staging / name, search_path="$ORIGIN")
+            if read_elf(staging / name) is not None:  # a static program looks for nothing
+                patch_elf(staging / name, search_path="$ORIGIN")
         staging.replace(kept)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from chronos_ec2.errors import SettingsError
 from chronos_ec2.start_model import CONFIG, MODEL_FILES, WEIGHTS, read_model_config
-from chronos_ec2.workstation.transfer import Progress, look, send_all
+from chronos_ec2.workstation.transfer import look, send_all
+from chronos_ec2.workstation.upload_progress import Progress
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -21,7 +22,7 @@ def upload_model(s3: S3Client, bucket: str, folder: Path, *, progress: Progress 
 
     Args:
         folder: with config.json and model.safetensors, as `save_pretrained` writes them.
-        progress: called with a name, the bytes sent so far and all bytes.
+        progress: hears how it goes on.
 
     Returns:
         Its `model_id`, an S3 URI.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.workstation.content import Digests, mark_of
 from chronos_ec2.workstation.dataset import check_dataset
 from chronos_ec2.workstation.s3 import (
     decode_object,
@@ -23,7 +24,8 @@ from chronos_ec2.workstation.s3 import (
     list_prefix,
     translated,
 )
-from chronos_ec2.workstation.transfer import LocalFile, Progress, look, mark_of, put_manifest, send_all
+from chronos_ec2.workstation.transfer import LocalFile, look, put_manifest, send_all
+from chronos_ec2.workstation.upload_progress import Progress
 from chronos_ec2.workstation.words import size_text
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def upload_scripts(
     Args:
         repo_root: this repository's root.
         tools: programs to send along, by their name under the scripts' prefix (instance_tools.py).
-        progress: called with a name, the bytes sent so far and all bytes.
+        progress: hears how it goes on.
 
     Raises:
         NotUploaded: a script is missing in the working tree, or changed while it was sent.
@@ -93,9 +95,10 @@ def upload_scripts(
     """
     wanted = {**instance_scripts(repo_root), **(tools or {})}
     files = [look(name, path) for name, path in sorted(wanted.items())]
-    results = send_all(s3, bucket, SCRIPTS_PREFIX, files, progress)
+    key = f"{SCRIPTS_PREFIX}MANIFEST.sha256"
+    results = send_all(s3, bucket, SCRIPTS_PREFIX, files, progress, manifest=key)
     manifest = "".join(f"{file.sha256}  {file.name}\n" for file in files).encode()
-    put_manifest(s3, bucket, f"{SCRIPTS_PREFIX}MANIFEST.sha256", manifest, "text/plain")
+    put_manifest(s3, bucket, key, manifest, "text/plain")
     _drop_leftovers(s3, bucket, {file.name for file in files} | {"MANIFEST.sha256"})
     return _summary("scripts", files, results, manifest)
 
@@ -123,13 +126,18 @@ def instance_scripts(repo_root: Path) -> dict[str, Path]:
 
 
 def upload_environment(
-    s3: S3Client, bucket: str, archive_dir: Path, *, progress: Progress | None = None
+    s3: S3Client,
+    bucket: str,
+    archive_dir: Path,
+    *,
+    progress: Progress | None = None,
+    digests: Digests | None = None,
 ) -> UploadSummary:
     """Send the training environment's archive and the MANIFEST.json that its build wrote.
 
     Args:
         archive_dir: the folder with both.
-        progress: called with a name, the bytes sent so far and all bytes.
+        progress: hears how it goes on.
 
     Raises:
         NotUploaded: there is no archive, or it is not what its manifest says.
@@ -148,11 +156,12 @@ def upload_environment(
         raise NotUploaded(f"{archive_dir / 'MANIFEST.json'} names no archive and sha256; {rebuild}")
     if not (archive_dir / name).is_file():
         raise NotUploaded(f"{archive_dir / name} is missing; {rebuild}")
-    file = look(name, archive_dir / name)
+    file = look(name, archive_dir / name, digests)
     if file.sha256 != sha256:
         raise NotUploaded(f"{file.path} is not what its MANIFEST.json says (sha256 {file.sha256}); {rebuild}")
-    results = send_all(s3, bucket, ENVIRONMENT_PREFIX, [file], progress)
-    put_manifest(s3, bucket, f"{ENVIRONMENT_PREFIX}MANIFEST.json", manifest, "application/json")
+    key = f"{ENVIRONMENT_PREFIX}MANIFEST.json"
+    results = send_all(s3, bucket, ENVIRONMENT_PREFIX, [file], progress, manifest=key)
+    put_manifest(s3, bucket, key, manifest, "application/json")
     return _summary("environment", [file], results, manifest)
 
 
@@ -165,6 +174,7 @@ def upload_data(
     *,
     out: TextIO,
     progress: Progress | None = None,
+    digests: Digests | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> UploadSummary:
     """Check a folder of Parquet files and send it.
@@ -173,7 +183,8 @@ def upload_data(
         min_length: how many rows the trainer needs of each series.
         columns: which columns it reads.
         out: where warnings about the data go.
-        progress: called with a name, the bytes sent so far and all bytes.
+        digests: of files that were read before.
+        progress: hears how it goes on.
 
     Raises:
         DataInvalid: the data is not what a trainer can read; nothing was sent.
@@ -181,35 +192,24 @@ def upload_data(
         StorageDenied: S3 refused.
     """
     marks = {path.name: mark_of(path) for path in folder.glob("*.parquet") if path.is_file()}
-    report = check_dataset(folder, min_length, columns)
+    digests = digests or Digests()
+    report = check_dataset(folder, min_length, columns, digests)
     report.raise_if_invalid()
     for finding in report.warnings:
         out.write(f"{finding}\n")
     files = [
-        LocalFile(item.name, folder / item.name, item.sha256, item.bytes, marks.get(item.name, ()))
+        LocalFile(item.name, path, digests.of(path), item.bytes, marks.get(item.name, ()))
         for item in report.files
+        for path in [folder / item.name]
     ]
-    results = send_all(s3, bucket, DATA_PREFIX, files, progress)
     described = report.manifest()
     key = f"{DATA_PREFIX}MANIFEST.json"
     manifest = _kept_manifest(s3, bucket, key, described)
+    results = send_all(s3, bucket, DATA_PREFIX, files, progress, manifest=key)
     if manifest is None:
         manifest = (json.dumps({**described, "uploaded_at": to_text(now())}, indent=2) + "\n").encode()
-        put_manifest(s3, bucket, key, manifest, "application/json")
+    put_manifest(s3, bucket, key, manifest, "application/json")
     return _summary("data", files, results, manifest)
-
-
-def terminal_progress(out: TextIO) -> Progress | None:
-    """A progress callback that rewrites one line on a terminal; None anywhere else."""
-    if not out.isatty():
-        return None
-
-    def show(name: str, sent: int, total: int) -> None:
-        end = "\n" if sent >= total else ""
-        out.write(f"\r\x1b[K{name}  {size_text(sent)} of {size_text(total)}{end}")
-        out.flush()
-
-    return show
 
 
 def _kept_manifest(s3: S3Client, bucket: str, key: str, described: Mapping[str, Any]) -> bytes | None:

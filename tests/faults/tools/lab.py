@@ -54,7 +54,7 @@ class Lab:
         self.programs = Prefork(self.folder / "p")
         try:
             self.url = start_cloud(self.home)
-            furnish(self.aws, str(self.programs.bin / "python"), self.folder)
+            furnish(self.aws, str(self.programs.python), self.folder)
         except BaseException:
             self.close()
             raise
@@ -102,7 +102,7 @@ class Lab:
             "PATH": path,
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
-            "CHRONOS_PYTHON": str(self.programs.bin / "python"),
+            "CHRONOS_PYTHON": str(self.programs.python),
             "CHRONOS_LOCAL_HOME": str(self.home),
             "AWS_ENDPOINT_URL": url or self.url,
             "AWS_ACCESS_KEY_ID": "test",

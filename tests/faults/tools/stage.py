@@ -49,7 +49,7 @@ class Stage:
 
     def _replace_slow_programs(self) -> None:
         """`cdk` and the build of an environment do nothing here; tests/e2e runs both as they are."""
-        python = str(self.lab.programs.bin / "python")
+        python = str(self.lab.programs.python)
         variables: Callable[[Settings], dict[str, str]] = commands.aws_variables
 
         def fast(settings: Settings) -> dict[str, str]:

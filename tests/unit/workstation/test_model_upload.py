@@ -30,7 +30,7 @@ def test_a_model_lies_under_a_name_of_its_content(world: Any, folder: Path) -> N
     prefix = first.removeprefix(f"s3://{BUCKET}/")
     assert world.keys() == [f"{prefix}config.json", f"{prefix}model.safetensors"]
     assert upload_model(world.s3, BUCKET, folder) == first
-    assert world.s3.calls.count("upload_fileobj") == 2
+    assert world.s3.calls.count("put_object") == 2
     (folder / "config.json").write_text(
         json.dumps({"chronos_pipeline_class": "Chronos2Pipeline", "d_model": 1})
     )
@@ -38,7 +38,7 @@ def test_a_model_lies_under_a_name_of_its_content(world: Any, folder: Path) -> N
 
 
 def test_the_config_comes_last(world: Any, folder: Path) -> None:
-    world.s3.fail("upload_fileobj", "InternalError")
+    world.s3.fail("put_object", "InternalError")
     with pytest.raises(Exception, match="InternalError"):
         upload_model(world.s3, BUCKET, folder)
     assert world.keys() == []

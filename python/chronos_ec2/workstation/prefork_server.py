@@ -1,10 +1,14 @@
 """Runs `aws` and `python -m MODULE` calls without their start-up: all is imported once, a call is a fork.
 
-The code that runs is the real awscli and the real modules, over real HTTP; only the imports, the AWS CLI's
-driver and the service models are made before the first call. A call ends when its client does: the fork dies
-when the client's socket closes, as a program dies with a killed process group.
+The AWS CLI needs most of half a second to start, and a launch makes twenty calls. The code that runs is the
+real awscli and the real modules, over real HTTP; only the imports, the AWS CLI's driver and the service
+models are made before the first call. A call ends when its client does: the fork dies when the client's
+socket closes, as a program dies with a killed process group. Calls that come while this loads wait for it.
 
-Usage: server.py SOCKET
+    python -m chronos_ec2.workstation.prefork_server SOCKET [PARENT]
+
+PARENT is the process that this belongs to: it ends soon after that one has. It outlives the signals that the
+parent and its children share, since what the parent does on its way out needs it.
 """
 
 from __future__ import annotations
@@ -18,34 +22,32 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
-SERVICES: Final = ("s3", "ec2", "sts", "ssm", "cloudformation")
-MODULES: Final = (
+SERVICES: Final = ("s3", "ec2", "sts", "ssm", "cloudformation", "scheduler")
+PROGRAMS: Final = (
     "chronos_ec2.workstation.settings",
+    "chronos_ec2.workstation.estimate",
     "chronos_ec2.workstation.launch_files",
-    "chronos_ec2.workstation.aws",
-    "chronos_ec2.workstation.s3",
-    "chronos_ec2.state.store",
-    "boto3",
 )
+PARENT_LOOK_SECONDS: Final = 0.5
 
 
 class PreforkServer:
     """Accepts calls on a Unix socket and forks one child a call."""
 
     def __init__(self, path: str) -> None:
-        self._warm_loader = _warm_aws()
-        _warm_boto3()
-        for module in MODULES:
-            importlib.import_module(module)
-        # what `-m` runs must run as if imported for the first time
-        for module in MODULES[:2]:
-            sys.modules.pop(module)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
         self._listener.listen(256)
+        for module in PROGRAMS:
+            importlib.import_module(module)
+        # what `-m` runs must run as if imported for the first time
+        for module in PROGRAMS:
+            sys.modules.pop(module)
+        self._warm_loader = _warm_aws()
 
     def serve(self) -> None:
         """Serve until killed."""
@@ -56,6 +58,7 @@ class PreforkServer:
             if os.fork() == 0:
                 self._listener.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 os._exit(self._answer(link))
             link.close()
 
@@ -144,18 +147,25 @@ def _warm_aws() -> Any:
     return driver.session.get_component("data_loader")
 
 
-def _warm_boto3() -> None:
-    import boto3
-
-    for service in ("s3", "ec2", "cloudformation"):
-        boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
-    boto3.DEFAULT_SESSION = None
-
-
 def _aws(loader: Any, arguments: list[str]) -> Any:
     sys.argv = ["aws", *arguments]
     return _driver(loader).main(arguments)
 
 
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_LOOK_SECONDS)
+    os._exit(0)
+
+
+def main(argv: list[str]) -> None:
+    """Serve on a socket, for one process or until killed."""
+    if len(argv) > 1:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(int(argv[1]),), daemon=True).start()
+    PreforkServer(argv[0]).serve()
+
+
 if __name__ == "__main__":
-    PreforkServer(sys.argv[1]).serve()
+    main(sys.argv[1:])
