@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -34,6 +35,11 @@ REWRITES: Final = 4
 _FETCHED: Final = "fetched"
 _UNCHANGED: Final = "unchanged"
 _VANISHED: Final = "vanished"
+_UNFIT: Final = "unfit"
+_NO_NAME_HERE: Final = frozenset(
+    {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+)
+"""A key may be what no file of this system can be called, or need a folder where another key has a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class FetchSummary:
         fetched, unchanged: how many files.
         bytes: how much was downloaded.
         vanished: names that the run deleted meanwhile, as it does with old checkpoints.
-        refused: keys that would have left the folder.
+        refused: keys that would have left the folder, or cannot be a file's name in it.
     """
 
     run_id: str
@@ -83,18 +89,26 @@ def fetch(
         (item, _place(folder, "logs/phase_logs.json"))
         for item in list_prefix(s3, bucket, f"logs/{run_id}/phase_logs.json")
     ]
-    refused = tuple(item.key for item, path in placed if path is None)
+    refused = [item.key for item, path in placed if path is None]
     for key in refused:
         out.write(f"refused {key!r}: it would leave {folder}\n")
     wanted = [(item, path) for item, path in placed if path is not None]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ChronosError(f"cannot write {folder}: {error.strerror or error}") from error
     results = in_parallel(lambda pair: _bring(s3, bucket, *pair), wanted)
-    summary = _summarise(run_id, folder, wanted, results, refused)
+    for (item, _), result in zip(wanted, results, strict=True):
+        if result == _UNFIT:
+            refused.append(item.key)
+            out.write(f"refused {item.key!r}: no file here can have that name\n")
+    summary = _summarise(run_id, folder, wanted, results, tuple(refused))
     out.write(
         f"{summary.folder}: {summary.fetched} files fetched ({size_text(summary.bytes)}), "
         f"{summary.unchanged} unchanged\n"
     )
     for name in summary.vanished:
-        out.write(f"  {name} was deleted in the bucket meanwhile\n")
+        out.write(f"  {name if name.isprintable() else repr(name)} was deleted in the bucket meanwhile\n")
     return summary
 
 
@@ -123,12 +137,15 @@ def _place(folder: Path, name: str) -> Path | None:
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
         return None
     path = folder.joinpath(*parts)
-    return path if path.parent.resolve().is_relative_to(folder.resolve()) else None
+    try:
+        return path if path.parent.resolve().is_relative_to(folder.resolve()) else None
+    except (OSError, RuntimeError):  # a name that is too long; links in a circle
+        return None
 
 
 def _bring(s3: S3Client, bucket: str, item: StoredObject, path: Path) -> str:
     where = f"s3://{bucket}/{item.key}"
-    part = path.with_name(f".{path.name[:200]}.part-{secrets.token_hex(4)}")
+    part = path.with_name(f".part-{secrets.token_hex(8)}")
     try:
         if _is_unchanged(item, path):
             return _UNCHANGED
@@ -143,6 +160,8 @@ def _bring(s3: S3Client, bucket: str, item: StoredObject, path: Path) -> str:
     except BotoCoreError as error:
         raise translate(error, where) from error
     except OSError as error:
+        if error.errno in _NO_NAME_HERE:
+            return _UNFIT
         raise ChronosError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -103,20 +104,27 @@ def list_price(client: Any, name: str, region: str) -> float | None:
         ServiceCode=query.service, Filters=filters, FormatVersion="aws_v1"
     )
     # Each product comes as JSON inside a string. The dearest counts: an estimate must not be too low.
-    products = (json.loads(text) for page in pages for text in page["PriceList"])
-    prices = [price for product in products for price in _prices(product, query)]
+    texts = (text for page in pages for text in page["PriceList"])
+    prices = [price for text in texts for price in _prices(text, query)]
     return round(max(prices) * query.per, 10) if prices else None
 
 
-def _prices(product: Mapping[str, Any], query: Query) -> Iterable[float]:
+def _prices(text: str, query: Query) -> list[float]:
+    """The prices of one product; none when it is not made as the Price List's products are."""
+    try:
+        return [price for price in _dimension_prices(json.loads(text), query) if 0 < price < math.inf]
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return []
+
+
+def _dimension_prices(product: Mapping[str, Any], query: Query) -> Iterable[float]:
     if not query.usage.fullmatch(product["product"]["attributes"].get("usagetype", "")):
         return
     for term in product["terms"].get("OnDemand", {}).values():
         for dimension in term["priceDimensions"].values():
             # A reservation's unused hours and free tiers are listed at 0.
-            price = float(dimension["pricePerUnit"].get("USD", 0))
-            if dimension["unit"] in query.units and price > 0:
-                yield price
+            if dimension["unit"] in query.units:
+                yield float(dimension["pricePerUnit"].get("USD", 0))
 
 
 def spot_prices(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,12 +74,13 @@ class PriceCache:
     def _read(self) -> dict[str, Rate]:
         try:
             body = json.loads(self._file.read_text())
-            return {
+            rates = {
                 str(name): Rate(float(rate["usd"]), str(rate["source"]), str(rate["as_of"]))
                 for name, rate in body.items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             return {}
+        return {name: rate for name, rate in rates.items() if 0 < rate.usd < math.inf}
 
     def _is_fresh(self, name: str, rate: Rate) -> bool:
         try:

@@ -224,9 +224,24 @@ def test_an_object_that_changes_between_its_parts_is_fetched_again(world: Any, t
     assert files(tmp_path) == {f"{RUN}/log": b"whole"}
 
 
-def test_a_name_that_is_file_and_folder_at_once_is_an_error_that_names_it(world: Any, tmp_path: Path) -> None:
-    world.put(f"dev/{RUN}/a", b"file")
-    get(world, tmp_path)
-    world.put(f"dev/{RUN}/a/b", b"below")
-    with pytest.raises(ChronosError, match=r"cannot write .*/a/b"):
-        get(world, tmp_path)
+def test_a_name_that_is_file_and_folder_at_once_is_refused_and_the_rest_is_fetched(
+    world: Any, tmp_path: Path
+) -> None:
+    world.end_run("succeeded")
+    world.put(f"dev/{RUN}/a/b", b"x")
+    (tmp_path / RUN).mkdir()
+    (tmp_path / RUN / "a").write_text("a file")
+    out = io.StringIO()
+    summary = get(world, tmp_path, out=out)
+    assert summary.refused == (f"dev/{RUN}/a/b",) and "no file here can have that name" in out.getvalue()
+    assert (tmp_path / RUN / "run.json").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 200, f"{'x' * 300}/model.pkl"])
+def test_a_name_that_no_file_can_have_is_refused_and_the_rest_is_fetched(
+    world: Any, tmp_path: Path, name: str
+) -> None:
+    world.end_run("succeeded")
+    world.put(f"dev/{RUN}/{name}", b"x")
+    assert get(world, tmp_path).refused == (f"dev/{RUN}/{name}",)
+    assert list(files(tmp_path)) == [f"{RUN}/run.json"]
