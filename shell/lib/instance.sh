@@ -57,6 +57,10 @@ imds_find() {
 # Sets INSTANCE_ID if this machine is the EC2 instance of a run; says why not otherwise. <run_id>
 confirm_instance() {
   local attempt run_tag
+  if [[ -z ${CHRONOS_ROOT:-} ]] && ! _asks_ec2; then
+    log_error "the metadata service $AWS_EC2_METADATA_SERVICE_ENDPOINT is a guest's, whose disk is not named (CHRONOS_ROOT): nothing was done"
+    return "$EXIT_NOT_AN_INSTANCE"
+  fi
   for ((attempt = 0; attempt < 5; attempt++)); do
     if INSTANCE_ID=$(imds_get meta-data/instance-id) && [[ -n $INSTANCE_ID ]]; then break; fi
     INSTANCE_ID=''
@@ -75,12 +79,18 @@ confirm_instance() {
   _confirmed_run=$1
 }
 
+# Whether the metadata service that is asked is EC2's own, at its own address.
+_asks_ec2() {
+  case ${AWS_EC2_METADATA_SERVICE_ENDPOINT:-} in
+    '' | http://169.254.169.254 | http://169.254.169.254/ | 'http://[fd00:ec2::254]' | 'http://[fd00:ec2::254]/') return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
 # Whether `shutdown` is this machine's power button. Under a root of its own, or with a metadata service at an address of its
 # own, this is a guest on somebody's machine, and a `shutdown` from that machine's folders is that machine's.
 _shutdown_is_ours() {
-  case ${CHRONOS_ROOT:-}${AWS_EC2_METADATA_SERVICE_ENDPOINT:-} in
-    '' | http://169.254.169.254 | http://169.254.169.254/ | 'http://[fd00:ec2::254]' | 'http://[fd00:ec2::254]/') return 0 ;;
-  esac
+  if [[ -z ${CHRONOS_ROOT:-} ]] && _asks_ec2; then return 0; fi
   case $(type -P shutdown) in
     '' | /sbin/* | /bin/* | /usr/*) return 1 ;;
   esac

@@ -90,6 +90,13 @@ code_of() { sed -E 's/^[[:space:]]*#.*//' "$1"; }
   run ! grep -rnE '(poweroff|halt|reboot|systemctl)' "$repository/templates/user_data.sh.j2"
 }
 
+@test "nothing is deleted by a path that an empty variable would shorten" {
+  local found
+  found=$(grep -rhE '(^|[^[:alnum:]])rm +-[a-zA-Z]*r' "$shell_under_test" "$repository/templates" "$repository/invokew" \
+    | grep -vE 'rm -rf ("\$\{[a-z_]+:\?\}"|\.venv)(;| |$)' || true)
+  assert_equal "$found" ''
+}
+
 @test "Bash and Python have the same exit codes" {
   run -0 "$CHRONOS_PYTHON" -c '
 from chronos_ec2.exit_codes import ExitCode

@@ -50,7 +50,7 @@ class ParquetSource:
         try:
             yield from items
         # A text may be no UTF-8, whatever the schema says.
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             self._problems.error("damaged", self._path.name, damage(error))
 
     def _parts(self, *, whole: bool) -> Iterator[tuple[Part, Layout]]:

@@ -58,12 +58,14 @@ def is_readable(path: Path, columns: Columns, findings: Findings) -> bool:
     try:
         facts = pq.read_metadata(path)
         schema = facts.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
+        names = schema.names
+    # A name that is no UTF-8 is found by Python, when it looks at it.
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         findings.error("damaged", path.name, damage(error))
         return False
     layout = read_layout(path.name, schema, columns, findings)
     used = {columns.item_id, columns.timestamp, *columns.variates, *(layout.names if layout else ())}
-    extra = [printable(name) for name in schema.names if name not in used]
+    extra = [printable(name) for name in names if name not in used]
     if extra:
         text = f"not used in training: {', '.join(extra[:_NAMES_SHOWN])}"
         findings.add("warning", "extra-column", text, file=path.name)

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, get_origin, get_type_hints
 
-import yaml
-
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, SettingsError
 from chronos_ec2.start_model import in_s3
@@ -29,6 +27,7 @@ from chronos_ec2.training_settings import (
     WindowConfig,
     read_training_config,
 )
+from chronos_ec2.workstation.plain_yaml import load_yaml
 
 ENVIRONMENT_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
@@ -298,9 +297,8 @@ def sibling_environments(
 
 def _read_document(file: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(file.read_text())
-    # PyYAML lets its constructors' own errors through: a 13th month, an empty !!int, a number too long.
-    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
+        document = load_yaml(file.read_text())
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read: {error}") from error
     chronos = _mapping(_mapping(document, file.name).get("chronos"), f"{file.name}: chronos")
     for key in chronos:
@@ -382,9 +380,9 @@ def _parsed(key: str, text: str, where: str) -> Any:
 
 def _parsed_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
-        raise SettingsError(f"{where}: {text!r} is not YAML") from error
+        return load_yaml(text)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {text!r} is not YAML: {error}") from error
 
 
 def _parsed_list(text: str, where: str) -> tuple[str, ...]:

@@ -62,6 +62,14 @@ be_an_instance() {
   run -25 confirm_instance 2025-01-15-143022
 }
 
+@test "a guest without its disk is nobody: its paths would be those of the machine that it runs on" {
+  be_an_instance 2025-01-15-143022
+  AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:8080 run -25 confirm_instance 2025-01-15-143022
+  assert_output --partial "whose disk is not named (CHRONOS_ROOT)"
+  export CHRONOS_ROOT=$work/disk
+  AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:8080 run -0 confirm_instance 2025-01-15-143022
+}
+
 @test "the run's own instance is confirmed" {
   be_an_instance 2025-01-15-143022
   confirm_instance 2025-01-15-143022

@@ -108,6 +108,7 @@ def test_the_home_is_in_the_repository_unless_named(tmp_path: Path, monkeypatch:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(below)
     assert control.default_home({}) == tmp_path / ".chronos" / "local"
+    assert control.default_home({"CHRONOS_LOCAL_HOME": ""}) == tmp_path / ".chronos" / "local"
     assert control.default_home({"CHRONOS_LOCAL_HOME": "/x"}) == Path("/x")
 
 
