@@ -13,7 +13,8 @@
 #   CHRONOS_ENVIRONMENT_ARCHIVE and _SHA256, CHRONOS_DATASET_SHA256, CHRONOS_DEADLINE_MINUTES, CHRONOS_MIN_FREE_DISK_GB,
 #   CHRONOS_HEARTBEAT_SECONDS, CHRONOS_LOG_UPLOAD_SECONDS, CHRONOS_KILL_GRACE_SECONDS,
 #   CHRONOS_KEEP_ON_FAILURE_MINUTES, CHRONOS_ROOT (like DESTDIR; empty on EC2), CHRONOS_TOPIC_ARN (empty: no notices),
-#   CHRONOS_STALE_MINUTES, CHRONOS_RESUME_FROM (a run whose newest checkpoint this one goes on from; empty: none).
+#   CHRONOS_STALE_MINUTES, CHRONOS_SAMPLE_SECONDS, CHRONOS_IDLE_GPU_MINUTES (0: idle GPUs are not looked for) and
+#   CHRONOS_IDLE_GPU_ACTION (tell|end), CHRONOS_RESUME_FROM (a run whose newest checkpoint this one goes on from; empty: none).
 # Exit codes: 0 trained; 2 usage; 25 this is not the run's EC2 instance; else that of the phase that failed.
 # Runs on: the instance. It refuses to run, and cannot power off, anywhere else.
 if [ -z "${BASH_VERSINFO:-}" ] || [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 50 ]; then # macOS comes with 3.2; other shells end here too
@@ -41,6 +42,10 @@ source "$script_dir/lib/stall.sh"
 source "$script_dir/lib/run_notices.sh"
 # shellcheck source=lib/timeline.sh
 source "$script_dir/lib/timeline.sh"
+# shellcheck source=lib/progress.sh
+source "$script_dir/lib/progress.sh"
+# shellcheck source=lib/sampler.sh
+source "$script_dir/lib/sampler.sh"
 
 # Tools that the AMI may lack have come with the scripts; the AMI's own are found first. S3 knows no mode bits.
 if [[ -d $script_dir/bin ]]; then chmod -R a+rx "$script_dir/bin"; fi
@@ -131,6 +136,12 @@ start_companions() {
   fi
   watch_for_deadline $$ "$stop_reason_file" "$notice_file" &
   companion_pids+=($!)
+  tell_fetched "${log_file%/*}/phase" "$CHRONOS_LOG_UPLOAD_SECONDS" &
+  companion_pids+=($!)
+  if [[ $CHRONOS_ACCELERATOR == cuda ]]; then
+    watch_for_idle_gpu $$ "$stop_reason_file" "${log_file%/*}/idle-gpu" "${CHRONOS_IDLE_GPU_ACTION:-tell}" 5 &
+    companion_pids+=($!)
+  fi
   watch_for_stall tell_stall "${CHRONOS_STALE_MINUTES:-15}" 60 "${log_file%/*}/moved" "$data" "$home" &
   companion_pids+=($!)
 }
@@ -151,9 +162,11 @@ run_phase() {
   phase=$1
   phase_started=$EPOCHREALTIME
   log_info "phase $phase"
+  note_phase "$phase" "${log_file%/*}"
   # shellcheck disable=SC2016  # a jq program
   move_state "$2" "$phase" "$(jq -cn --arg id "$INSTANCE_ID" --argjson timeline "$timeline" \
-    '{instance_id: $id, control: {timeline: $timeline}}')"
+    --argjson phases "$(phases_so_far "$phase" "$phase_started")" \
+    '{instance_id: $id, control: {timeline: $timeline, phases: $phases}}')"
   "$3"
   record_phase "$phase" "$phase_started" ok
   phase_reached "$phase"
@@ -210,10 +223,12 @@ main() {
   run_phase initialization initialization phase_initialization
   run_phase system_setup initialization phase_system_setup
   run_phase venv_download initialization phase_venv_download
+  start_sampler "${log_file%/*}"
   run_phase gpu_preflight initialization phase_gpu_preflight
   run_phase data_sync data_sync phase_data_sync
   tell start &
   run_phase training training phase_training
+  stop_sampler
   run_phase results_sync results_sync phase_results_sync
 }
 

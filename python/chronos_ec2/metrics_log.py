@@ -76,7 +76,10 @@ class MetricsLog:
 
 def sort_records(records: Iterable[Record]) -> MetricsLog:
     """Records of one run, sorted by what they are."""
-    training, samples, events, kernel = [], [], [], []
+    training: list[Record] = []
+    samples: list[Record] = []
+    events: list[Record] = []
+    kernel: list[Record] = []
     for record in records:
         source = source_of(record)
         if source == "trainer":

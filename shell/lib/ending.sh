@@ -15,6 +15,8 @@ source "$_ending_lib_dir/deadline.sh"
 source "$_ending_lib_dir/phases.sh"
 # shellcheck source=timeline.sh
 source "$_ending_lib_dir/timeline.sh"
+# shellcheck source=sampler.sh
+source "$_ending_lib_dir/sampler.sh"
 
 stop_reason() { cat "$stop_reason_file" 2>/dev/null || true; }
 
@@ -34,6 +36,7 @@ stop_work() {
   local seconds=$(((CHRONOS_KILL_GRACE_SECONDS + 1) / 2))
   if time_is_short; then seconds=$(seconds_to_stop "$seconds" "$notice_file"); fi
   stop_child "$seconds"
+  stop_sampler
   stop_checkpoint_sync
 }
 
@@ -51,6 +54,7 @@ explain_end() {
     killed) printf '%s\n' "$KILLED_BY_OPERATOR" ;;
     interrupted) explain_interruption "$notice_file" "$phase" "$data/output" ;;
     deadline) explain_deadline "$notice_file" "$phase" "$data/output" ;;
+    idle_gpu) explain_idle_gpu "${stop_reason_file%/*}/idle-gpu" ;;
     lost) printf 'the claim on the environment was lost to another run\n' ;;
     *) printf '%s\n' "${problem:-phase $phase ended with exit code $1; see logs/bootstrap.log}" ;;
   esac
@@ -68,7 +72,7 @@ mark_failed() {
   log_error "phase $phase failed (exit code $1): $2"
   # shellcheck disable=SC2016  # a jq program
   changes=$(jq -cn --arg error "$2" --arg id "$INSTANCE_ID" '{error_message: $error, instance_id: $id}')
-  case $(stop_reason) in '' | interrupted | deadline) move_state failed "$phase" "$changes" || true ;; esac
+  case $(stop_reason) in '' | interrupted | deadline | idle_gpu) move_state failed "$phase" "$changes" || true ;; esac
 }
 
 # Saves what a run that did not succeed has made, and marks it failed. <exit status>   Sets `error`.

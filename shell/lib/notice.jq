@@ -1,5 +1,5 @@
 # One notice: {subject, message}. $text: run.json, as far as it could be read; $lacking: what it may lack.
-# $event: start, end or stall. $env, $run; $prefix: where the results lie; $now: seconds of the epoch.
+# $event: start, end, stall or idle. $env, $run; $prefix: where the results lie; $now: seconds of the epoch.
 
 include "words";
 
@@ -23,6 +23,7 @@ def headline:
   (if .failed_step then " at \(.failed_step)" else "" end) as $where
   | if $event == "start" then "training has begun"
     elif $event == "stall" and .silent_for then "no sign of life for \(.silent_for) at \(.current_step)"
+    elif $event == "idle" then "no GPU did anything for \(.idle_minutes) minutes"
     elif $event == "stall" then "no progress for \(.stalled_minutes) minutes at \(.current_step)"
     elif interrupted then "interrupted\($where)"
     elif late then "ended by its deadline\($where)"
@@ -42,7 +43,7 @@ def machine:
 
 def next_command:
   if $event == "start" then "invoke watch --env \($env)"
-  elif $event == "stall" then "invoke logs --env \($env) --run \($run)\nnext: invoke kill --env \($env)"
+  elif $event == "stall" or $event == "idle" then "invoke logs --env \($env) --run \($run)\nnext: invoke kill --env \($env)"
   elif interrupted or late then
     (if .checkpoint_step != null then $run else .resume_from end) as $from
     | "invoke launch --env \($env)\(if $from then " --resume \($from)" else "" end)"
@@ -62,7 +63,7 @@ $lacking * (record // {}) | {
   message: (
     ["Run \($run) of \($env): \(headline | plain).", ""]
     + [rows | select(.[1] != null) | "\(.[0])\("            "[(.[0] | length):])\(.[1] | plain)"]
-    + (if $event == "stall" then ["", "Nothing has been ended: look at it, then wait or end it."] else [] end)
+    + (if $event == "stall" or $event == "idle" then ["", "Nothing has been ended: look at it, then wait or end it."] else [] end)
     + ["", "next: \(next_command)"] | join("\n")
   )
 }

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Notices: the stack's SNS topic is told once of a run's start, once of its end, and once when nothing moves any more.
+# Notices: the stack's SNS topic is told once of a run's start, once of its end, once when nothing moves any more, and
+# once when its GPUs do nothing.
 #
 # A notice fails nothing and holds nothing up: every call is bounded, and what goes wrong with one is only logged.
-# What was told lies under the run's prefix, notices/{start,end,stall}.json: of many who could tell, the one that
+# What was told lies under the run's prefix, notices/{start,end,stall,idle}.json: of many who could tell, the one that
 # creates the object does. Sourced on the instance and on the laptop; the environment has region and credentials.
 [[ -n ${_CHRONOS_NOTICES:-} ]] && return 0
 readonly _CHRONOS_NOTICES=1
@@ -12,7 +13,7 @@ _notices_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$_notices_lib_dir/log.sh"
 
 # Tells the topic of an event of a run, if nobody has; always returns 0, after 24 s at most.
-# <topic arn, or '' to tell nobody> <bucket> <env> <run_id> <start|end|stall>
+# <topic arn, or '' to tell nobody> <bucket> <env> <run_id> <start|end|stall|idle>
 # [json object: what run.json may lack, or all of it: then it is not read]
 notify() {
   local folder trouble

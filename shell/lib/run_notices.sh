@@ -10,7 +10,7 @@ source "$_run_notices_lib_dir/notices.sh"
 # shellcheck source=state_helpers.sh
 source "$_run_notices_lib_dir/state_helpers.sh"
 
-# <start|end|stall> [json object: what run.json may lack]
+# <start|end|stall|idle> [json object: what run.json may lack]
 tell() { notify "${CHRONOS_TOPIC_ARN:-}" "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$@"; }
 
 # Says that the run stands still, in the log and to the topic, unless it is ending anyway. <minutes>

@@ -386,7 +386,7 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   assert_equal "$(published | tail -n 2)" $'failed training\ncleanup cleanup'
   assert_equal "$(jq -r .error_message <<<"$(tail -n 1 "$FAKE_AWS_DIR/published")")" "$(jq -r .error <<<"$record")"
   assert_equal "$(<"$FAKE_PYTHON/status when saving")" training
-  assert_regex "$(<"$FAKE_PYTHON/beside")" "checkpoint_sync --bucket a-bucket --prefix dev/$RUN/ --from $CHRONOS_ROOT/data/output\$"
+  assert_regex "$(<"$FAKE_PYTHON/beside-checkpoint_sync")" "checkpoint_sync --bucket a-bucket --prefix dev/$RUN/ --from $CHRONOS_ROOT/data/output\$"
 }
 
 @test "shortly before the deadline the trainer saves and stops, what it made goes first, the record says where to go on" {

@@ -74,6 +74,9 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "start_model": settings.start_model,
         "topic_arn": facts.get("topic_arn", ""),
         "stale_minutes": settings.stale_minutes,
+        "sample_seconds": settings.sample_seconds,
+        "idle_gpu_minutes": settings.idle_gpu_minutes,
+        "idle_gpu_action": settings.idle_gpu_action,
     }
 
 
@@ -140,6 +143,7 @@ def run_record(
         "environment_archive": {
             "key": f"cached-datasets/python-env/{archive['archive']}",
             "sha256": archive["sha256"],
+            "bytes": archive.get("bytes"),
         },
         "dataset": {
             "manifest_sha256": facts["dataset_sha256"],

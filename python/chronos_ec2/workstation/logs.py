@@ -17,7 +17,7 @@ from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
 from chronos_ec2.workstation.run_ids import latest_run_id, run_prefix
 from chronos_ec2.workstation.s3 import get_bytes, head, translate
-from chronos_ec2.workstation.watch_view import Sight
+from chronos_ec2.workstation.sight import Sight
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

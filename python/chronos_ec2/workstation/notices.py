@@ -17,7 +17,7 @@ from chronos_ec2.workstation.settings import REPOSITORY, Settings
 from chronos_ec2.workstation.words import span_text
 
 if TYPE_CHECKING:
-    from chronos_ec2.workstation.watch_view import Sight
+    from chronos_ec2.workstation.sight import Sight
 
 Event = Literal["end", "stall"]
 LIBRARY: Final = REPOSITORY / "shell" / "lib" / "notices.sh"

@@ -23,6 +23,8 @@ from chronos_ec2.workstation.outcome import (
 )
 from chronos_ec2.workstation.run_cost import cost_until, total_of
 from chronos_ec2.workstation.run_ids import check_run_id, list_run_ids, no_such_run, run_prefix
+from chronos_ec2.workstation.run_metrics import PartsReader
+from chronos_ec2.workstation.run_progress import Progress, Tracker
 from chronos_ec2.workstation.runs import RunRecord, moment, parse_record
 from chronos_ec2.workstation.s3 import (
     RecordUnreadable,
@@ -33,7 +35,7 @@ from chronos_ec2.workstation.s3 import (
     translated,
 )
 from chronos_ec2.workstation.settings import check_environment_name
-from chronos_ec2.workstation.watch_view import Phase, Sight, phases_from
+from chronos_ec2.workstation.sight import Phase, Sight, phases_from
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -95,6 +97,8 @@ class Observer:
         self._vanished_at: datetime | None = None
         self._fate: tuple[datetime, Fate] | None = None
         self._phases: dict[str, Phase] = {}
+        self._parts: PartsReader | None = None
+        self._tracker = Tracker()
         self._document: tuple[datetime, dict[str, Any] | None] | None = None
 
     def look(self) -> Sight:
@@ -123,6 +127,21 @@ class Observer:
         text = found[0].decode(errors="replace") if found else ""
         return tuple(text.splitlines()[-lines:])
 
+    def progress(self, sight: Sight) -> Progress:
+        """How far the run of a sight has come, as far as its metrics are in S3.
+
+        Raises:
+            StorageUnreachable: AWS did not answer; look again.
+        """
+        if self.run_id is None:
+            return Progress()
+        if self._parts is None:
+            prefix = run_prefix(self._environment, self.run_id)
+            self._parts = PartsReader(self._s3, self._bucket, prefix)
+        self._tracker.take(self._parts.new_records())
+        document = self._document[1] if self._document else None
+        return self._tracker.progress(document, sight.current_step, sight.log_tail, self._now())
+
     def _read_state(self) -> dict[str, Any] | None:
         with translated(self._store.uri):
             try:
@@ -140,6 +159,8 @@ class Observer:
     def _holding(self, run_id: str, state: dict[str, Any]) -> Sight:
         age = self._age(state)
         word = "launching" if state["instance_id"] is None else _WORDS[state["status"]]
+        if isinstance(state["control"].get("interruption"), dict):
+            word = "interrupted"
         detail = None
         if age > self._beat * BEATS_BEFORE_ASKING:
             fate = self._ask(run_id, state["instance_id"], moment(expected_since(state)))
@@ -150,7 +171,7 @@ class Observer:
                 word, detail = "stalled", fate.words
         document = self._written_record(run_id)
         record = parse_record(self._environment, run_id, document, state, self._now())
-        self._note_phase(run_id, state)
+        self._note_phases(state)
         return replace(
             self._sight(record, word),
             status=state["status"],
@@ -159,6 +180,7 @@ class Observer:
             phases=tuple(self._phases.values()),
             detail=detail or state["error_message"] or ec2_warning(state),
             cost_at_deadline_usd=self._cost_at_deadline(document, state),
+            deadline=moment(state["control"].get("deadline")),
         )
 
     def _written_record(self, run_id: str) -> dict[str, Any] | None:
@@ -271,16 +293,12 @@ class Observer:
             known = list_run_ids(self._s3, self._bucket, self._environment)
             raise no_such_run(self._environment, run_id, known)
 
-    def _note_phase(self, run_id: str, state: Mapping[str, Any]) -> None:
-        """Keep the phases' times: what the run has written down, and since when the present one lasts."""
+    def _note_phases(self, state: Mapping[str, Any]) -> None:
+        """Keep the phases as the run has written them, and the one that it is in since it was first seen."""
         name = phase_of_step(str(state["current_step"]))
-        if name in self._phases:
-            return
-        try:
-            written = get_json(self._s3, self._bucket, f"logs/{run_id}/phase_logs.json") or {}
-        except RecordUnreadable:
-            written = {}  # the panel is worth more than its timings
-        moment_now = self._now()
-        self._phases = {old: phase.ended(moment_now) for old, phase in self._phases.items()}
-        self._phases |= {phase.name: phase for phase in phases_from(written.get("phases"))}
-        self._phases[name] = Phase(name, moment_now)
+        written = {phase.name: phase for phase in phases_from(state["control"].get("phases"))}
+        if name not in written:
+            known = {**written, **self._phases}
+            ended = {old: phase.ended(self._now()) for old, phase in known.items() if old != name}
+            written = {**ended, name: self._phases.get(name, Phase(name, self._now()))}
+        self._phases = written

@@ -35,6 +35,7 @@ SETTINGS_FILE: Final = REPOSITORY / "invoke.yaml"
 _CHOICES: Final = {
     "accelerator": ("cuda", "cpu"),
     "trainer": ("chronos", "test", "command"),
+    "idle_gpu_action": ("tell", "end"),
     "market": ("on-demand", "spot", "spot-then-on-demand"),
 }
 _INSTANCE_TYPE: Final = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
@@ -58,6 +59,8 @@ _MINIMUM: Final = {
     "kill_grace_seconds": 0,
     "keep_on_failure_minutes": 0,
     "stale_minutes": 1,
+    "sample_seconds": 1,
+    "idle_gpu_minutes": 0,
     "claim_patience_seconds": 0,
     "log_retention_days": 1,
     "glacier_after_days": 1,
@@ -106,6 +109,9 @@ class Settings:
     kill_grace_seconds: int
     keep_on_failure_minutes: int
     stale_minutes: int
+    sample_seconds: int
+    idle_gpu_minutes: int
+    idle_gpu_action: str
     claim_patience_seconds: int
     outside_switch: bool
     log_retention_days: int

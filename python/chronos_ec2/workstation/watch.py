@@ -12,7 +12,8 @@ from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
-from chronos_ec2.workstation.watch_view import Sight, View, make_view
+from chronos_ec2.workstation.sight import Sight
+from chronos_ec2.workstation.watch_view import View, make_view
 from chronos_ec2.workstation.words import span_text
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ OUTCOME_CODES: Final[Mapping[str, ExitCode]] = {
 }
 UNKNOWN_LIMIT: Final = timedelta(minutes=4)
 OUTAGE_LIMIT: Final = timedelta(minutes=10)
+SLEPT_SECONDS: Final = 60
 
 
 def watch(
@@ -50,7 +52,7 @@ def watch(
     """Show a run, once or until its end.
 
     Args:
-        out: where to show it: a live panel on a terminal, else a line a change.
+        out: where to show it: the whole screen of a terminal, else a line a change.
         run_id: which run; None means the active one, or the last one when none is active.
         as_json: one JSON object a change (with `follow=False` exactly one).
         heartbeat_seconds: how often a healthy run writes its state.
@@ -68,7 +70,7 @@ def watch(
     observer = Observer(
         s3, ec2, bucket, environment, run_id, heartbeat_seconds=heartbeat_seconds, now=now, sleep=sleep
     )
-    with make_view(out, as_json=as_json, follow=follow) as view:
+    with make_view(out, as_json=as_json, follow=follow, now=now) as view:
         try:
             sight = _show(observer, view, saw)
             if follow:
@@ -77,7 +79,7 @@ def watch(
             view.show(Sight(environment, run_id, "corrupt", now(), detail=str(error)))
             return ExitCode.STATE_UNREADABLE
         except KeyboardInterrupt:
-            view.note(
+            view.leave(
                 f"the run goes on without this window; see it again with `invoke watch --env {environment}`, "
                 f"end it with `invoke kill --env {environment}`"
             )
@@ -89,9 +91,10 @@ def watch(
 
 def _show(observer: Observer, view: View, saw: Callable[[Sight], None] | None) -> Sight:
     sight = observer.look()
-    failed = sight.outcome not in (None, "succeeded") and sight.word != "idle"
-    if view.wants_log or failed:
+    if sight.word != "idle":
         sight = replace(sight, log_tail=observer.log_tail())
+        sight = replace(sight, progress=observer.progress(sight))
+    view.note(None)
     view.show(sight)
     if saw is not None:
         saw(sight)
@@ -111,7 +114,11 @@ def _follow(
     out_since: datetime | None = None
     unknown_since: datetime | None = None
     while sight.outcome is None and sight.word != "idle":
+        before = now()
         sleep(poll_seconds)
+        if (now() - before).total_seconds() > poll_seconds + SLEPT_SECONDS:
+            # This machine slept: nobody was there to wait, and its network may need a moment.
+            out_since, unknown_since = None, None
         try:
             sight = _show(observer, view, saw)
         except TRANSIENT as error:

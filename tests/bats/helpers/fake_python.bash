@@ -10,8 +10,8 @@ case $* in
   '-m chronos_ec2.instance.results_sync '*) program=results_sync ;;
   '-m chronos_ec2.instance.checkpoint_restore '*) program=checkpoint_restore ;;
   # It runs beside the others, until it is ended: its calls are noted apart, for their order is nobody's.
-  '-m chronos_ec2.instance.checkpoint_sync '*)
-    printf '%s\n' "$*" >>"$FAKE_PYTHON/beside"
+  '-m chronos_ec2.instance.checkpoint_sync '* | '-m chronos_ec2.instance.sampler '*)
+    printf '%s\n' "$*" >>"$FAKE_PYTHON/beside-${2##*.}"
     exec sleep 600
     ;;
   *) exit 98 ;;

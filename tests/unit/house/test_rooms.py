@@ -18,7 +18,7 @@ ALLOWED = {
     "workstation": {"workstation", *SHARED},
     "local_cloud": {"local_cloud", "state", "errors", "exit_codes"},
 }
-INSTANCE_PACKAGES = {"boto3", "botocore", "numpy", "pyarrow", "yaml", "chronos_ec2"}
+INSTANCE_PACKAGES = {"boto3", "botocore", "numpy", "psutil", "pyarrow", "pynvml", "yaml", "chronos_ec2"}
 CHRONOS_PACKAGES = {"chronos", "safetensors", "torch"}
 """What the training environment holds; all else an instance's code must find in the standard library."""
 

@@ -134,6 +134,7 @@ def test_the_record_states_the_intent_and_no_end(launched: Path) -> None:
     assert record["environment_archive"] == {
         "key": "cached-datasets/python-env/chronos-venv-3.11.tar.gz",
         "sha256": "a" * 64,
+        "bytes": 5,
     }
     assert record["dataset"] == {
         "manifest_sha256": "c" * 64,

@@ -38,6 +38,9 @@ VALUES: dict[str, Any] = {
     "start_model": "s3://chronos-training-dev/cached-datasets/models/0123/",
     "topic_arn": "arn:aws:sns:us-east-1:123456789012:ChronosTraining",
     "stale_minutes": 15,
+    "sample_seconds": 5,
+    "idle_gpu_minutes": 20,
+    "idle_gpu_action": "tell",
 }
 TEXTS = [name for name, value in VALUES.items() if isinstance(value, str)]
 VARIABLES = {
@@ -53,6 +56,7 @@ VARIABLES = {
     "resume_from": "CHRONOS_RESUME_FROM",
     "start_model": "CHRONOS_START_MODEL",
     "topic_arn": "CHRONOS_TOPIC_ARN",
+    "idle_gpu_action": "CHRONOS_IDLE_GPU_ACTION",
 }
 NASTY = [
     "two words",

@@ -279,6 +279,8 @@ LEAST = {
     "kill_grace_seconds": 0,
     "keep_on_failure_minutes": 0,
     "stale_minutes": 1,
+    "sample_seconds": 1,
+    "idle_gpu_minutes": 0,
     "claim_patience_seconds": 0,
     "log_retention_days": 1,
     "glacier_after_days": 1,

@@ -18,7 +18,7 @@ from chronos_ec2.workstation import notices
 from chronos_ec2.workstation.notices import Teller
 from chronos_ec2.workstation.reap import Reaper
 from chronos_ec2.workstation.settings import load_settings
-from chronos_ec2.workstation.watch_view import Sight
+from chronos_ec2.workstation.sight import Sight
 
 RUN, TOPIC, BUCKET = "2025-01-15-143022", "arn:aws:sns:us-east-1:123456789012:ChronosTraining", "a-bucket"
 SIGHT = Sight("dev", RUN, "training", utc_now(), status="training", current_step="step_7")

@@ -480,24 +480,35 @@ def test_the_live_panel_shows_phases_step_heartbeat_and_log(
     monkeypatch.setenv("COLUMNS", "120")
     world.put_run()
     phases = [{"name": "initialization", "seconds": 12.5, "outcome": "ok"}, {"name": 3}, "junk"]
-    world.put(f"logs/{RUN}/phase_logs.json", {"run_id": RUN, "phases": phases})
+    control = {"revision": 1, "writer": "w", "deadline": to_text(world.clock.now()), "attempt": 1}
     world.put(f"dev/{RUN}/logs/bootstrap.log", "epoch [bold]1[/nope]\n")
-    world.put_state("data_sync", "data_sync")
+    world.put_state("data_sync", "data_sync", control={**control, "phases": phases})
     world.clock.during(3, lambda: world.put_state("training", "step_20"))
     world.clock.during(6, lambda: end(world, "succeeded"))
     seen = Watched(world, Terminal())
     assert seen.code == ExitCode.OK
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.text)
-    for words in ("initialization", "12 s", "data_sync", "step_20", "heartbeat", "epoch [bold]1[/nope]"):
+    for words in ("initialization", "12 s", "data_sync", "step 20", "heartbeat", "epoch [bold]1[/nope]"):
         assert words in text
-    assert re.search(r"data_sync +6 s +done", text)
+    assert re.search(r"✔ data_sync +6 s", text)
     assert f"run {RUN} succeeded" in text
     assert "\x1b[?25h" in seen.text  # the cursor is shown again
 
 
-def test_once_on_a_terminal_is_a_plain_line(world: Any) -> None:
+def test_once_on_a_terminal_is_the_screen_that_stays(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
     world.put_state("training", "step_20")
     seen = Watched(world, Terminal(), follow=False)
+    assert "step 20" in seen.text and "heartbeat 0 s ago" in seen.text
+    assert "\x1b[?1049h" not in seen.text and "\x1b[3" not in seen.text
+
+
+def test_a_terminal_that_can_do_nothing_gets_lines(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    world.put_state("training", "step_20")
+    world.clock.during(2, lambda: end(world, "succeeded"))
+    seen = Watched(world, Terminal())
     assert "step_20" in seen.text and "\x1b" not in seen.text
 
 
