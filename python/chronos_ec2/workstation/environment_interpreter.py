@@ -132,10 +132,10 @@ def copy_interpreter(source: Interpreter, root: Path, say: Callable[[str], None]
     staged.libraries.mkdir(parents=True)
     _copy_program(source, staged)
     stdlib = root / source.stdlib.relative_to(source.prefix)
-    shutil.copytree(source.stdlib, stdlib, ignore=_left_out, dirs_exist_ok=True)
+    shutil.copytree(source.stdlib, stdlib, ignore=left_out, dirs_exist_ok=True)
     extensions = root / source.extensions.relative_to(source.prefix)
-    shutil.copytree(source.extensions, extensions, ignore=_left_out, dirs_exist_ok=True)
-    _refuse_user_site(root)
+    shutil.copytree(source.extensions, extensions, ignore=left_out, dirs_exist_ok=True)
+    refuse_user_site(root)
     _drop_broken_extensions(source, extensions, say)
     originals = [source.executable, *(source.extensions / path.name for path in extensions.iterdir())]
     copy_libraries(staged, originals)
@@ -151,7 +151,8 @@ def _copy_program(source: Interpreter, staged: StagedInterpreter) -> None:
         (staged.executable.parent / alias).symlink_to(staged.executable.name)
 
 
-def _left_out(_folder: str, names: list[str]) -> set[str]:
+def left_out(_folder: str, names: list[str]) -> set[str]:
+    """The names in a folder of a Python that no training run uses; for `shutil.copytree`."""
     return {
         name
         for name in names
@@ -159,7 +160,8 @@ def _left_out(_folder: str, names: list[str]) -> set[str]:
     }
 
 
-def _refuse_user_site(root: Path) -> None:
+def refuse_user_site(root: Path) -> None:
+    """Make a copied Python pass over packages that somebody has installed for themselves."""
     # What somebody once installed for themselves on the machine must not shadow what is locked here. Without
     # the key `home`, which makes a virtual environment, this file says that and nothing more.
     (root / "pyvenv.cfg").write_text("include-system-site-packages = false\n", encoding="utf-8")
