@@ -22,7 +22,8 @@ def build_env(c: Context, env: str | None = None, set_: list[str] | None = None)
     output = str(environment_folder(settings))
     run(
         commands.module_command(
-            "workstation.environment_build", "--requirements", requirements, "--output", output
+            *("workstation.environment_build", "--requirements", requirements, "--output", output),
+            *("--format", settings.environment_format),
         )
     )
 

@@ -37,6 +37,7 @@ stop_work() {
   if time_is_short; then seconds=$(seconds_to_stop "$seconds" "$notice_file"); fi
   stop_child "$seconds"
   stop_sampler
+  stop_background
   stop_checkpoint_sync
 }
 
@@ -110,8 +111,9 @@ describe_work() {
   # shellcheck disable=SC2016  # a jq program
   jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" --argjson work "$work" \
     --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" --argjson requests "$(counted_requests)" \
-    --argjson timeline "$(whole_timeline "$data/output")" \
-    '{phases: $phases, timeline: $timeline, instance: {id: $id}} + $work + $checkpoints + $requests'
+    --argjson timeline "$(whole_timeline "$data/output")" --arg used "$environment_used" \
+    '{phases: $phases, timeline: $timeline, instance: {id: $id}}
+     + (if $used == "" then {} else {environment_archive: {used: $used}} end) + $work + $checkpoints + $requests'
 }
 
 # Writes the record of the run: run.json and phase_logs.json. <exit status> <outcome> <error>

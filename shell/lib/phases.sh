@@ -7,6 +7,12 @@ readonly _CHRONOS_PHASES=1
 _phases_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=run_record.sh
 source "$_phases_lib_dir/run_record.sh"
+# shellcheck source=environment_image.sh
+source "$_phases_lib_dir/environment_image.sh"
+# shellcheck source=scratch_disk.sh
+source "$_phases_lib_dir/scratch_disk.sh"
+# shellcheck source=prefetch.sh
+source "$_phases_lib_dir/prefetch.sh"
 
 phase_times='[]'
 problem=''
@@ -61,8 +67,11 @@ record_phase() {
 }
 
 phase_system_setup() {
-  mkdir -p "$home/venv" "$data/training-data" "$data/output/logs" || return $?
+  mkdir -p "$home/venv" "$data" || return $?
+  use_scratch_disk "$data"
+  mkdir -p "$data/training-data" "$data/output/logs" || return $?
   log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
+  begin_prefetch "$data/training-data"
 }
 
 require_instance_tools() {
@@ -73,27 +82,20 @@ require_instance_tools() {
 }
 
 phase_venv_download() {
-  local key="cached-datasets/python-env/$CHRONOS_ENVIRONMENT_ARCHIVE" archive="$home/$CHRONOS_ENVIRONMENT_ARCHIVE"
-  run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$key" "$archive" \
-    || fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" || return $?
-  if ! printf '%s  %s\n' "$CHRONOS_ENVIRONMENT_SHA256" "$archive" | sha256sum --check --status; then
-    fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload"
-    return $?
-  fi
-  run_waiting tar -xzf "$archive" -C "$home/venv" \
-    || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return $?
-  note_download "$archive"
-  rm -f "$archive"
+  bring_environment "$data/environment" "$home/venv" || return $?
   "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
     || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
 }
 
 phase_gpu_preflight() {
   local report="$data/preflight.json" status=0
+  begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
+    --prefix "$DATA_PREFIX" --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
   run_waiting "$venv_python" "$home/scripts/preflight_check.py" --accelerator "$CHRONOS_ACCELERATOR" \
     --min-free-disk-gb "$CHRONOS_MIN_FREE_DISK_GB" --path "$data" --json >"$report" || status=$?
   jq -r '.checks[] | "preflight: \(if .ok then "ok  " else "FAIL" end) \(.name): \(.detail)\(if .ok then "" else " -> \(.remedy)" end)"' \
     "$report" >&2 || log_warn "preflight left no report"
+  note_environment_used "$report"
   put_run_file "$report" preflight.json application/json || log_warn "preflight.json could not be uploaded"
   if ((status != 0)); then
     fail "preflight: $(jq -r '[.checks[] | select(.ok | not) | "\(.name): \(.detail)"] | join("; ")' "$report" 2>/dev/null || echo "exit $status")"
@@ -104,9 +106,7 @@ phase_data_sync() {
   run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" "$data/config.yaml" \
     || fail "the run's config.yaml could not be downloaded" || return $?
   note_download "$data/config.yaml"
-  run_waiting "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
-    --prefix cached-datasets/training-data/ --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data" \
-    || fail "the training data could not be fetched; see the log" || return $?
+  finish_data_sync || fail "the training data could not be fetched; see the log" || return $?
   if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
     run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model" \
       || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?

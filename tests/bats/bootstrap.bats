@@ -99,7 +99,7 @@ finish_boot() {
 # Waits until a file is there. <file>
 wait_for() {
   local attempt
-  for ((attempt = 0; attempt < 200; attempt++)); do
+  for ((attempt = 0; attempt < 1200; attempt++)); do
     if [[ -e $1 ]]; then return 0; fi
     sleep 0.05
   done
@@ -228,6 +228,7 @@ cleanup cleanup i-0abc"
   record=$(run_record_now)
   assert_json "$record" '"\(.outcome) \(.failed_step) \(.error) \(.exit_code) \(.instance.id) \(.instance.type)"' \
     'succeeded null null 0 i-0abc g4dn.2xlarge'
+  assert_json "$record" '"\(.environment_archive.used)"' tar.gz
   assert_json "$record" '"\(.metrics.WQL) \(.metrics.baselines.seasonal_naive.WQL)"' '0.1 0.2'
   # 10 states at 2 PUT each, the looks for a kill, the archive and the scripts: counted, not guessed.
   assert_json "$record" '.requests | .put >= 20 and .get >= 10' true
@@ -239,7 +240,9 @@ cleanup cleanup i-0abc"
   assert_equal "$(jq -c .timeline <<<"$logs")" "$(jq -c .timeline <<<"$record")"
   assert_json "$logs" .timeline.last_step 2025-01-15T14:32:00.000Z
   assert_json "$logs" '[.phases[] | .seconds >= 0 and (.started_at | test("^20.*Z$"))] | all' true
-  assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | tr '\n' ' ')" 'version preflight data_sync training results_sync '
+  # The data come beside preflight: which of the two is noted first is nobody's.
+  assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | sed 's/^preflight\|^data_sync/beside/' | tr '\n' ' ')" \
+    'version beside beside training results_sync '
   run -0 cat "$FAKE_PYTHON/calls"
   assert_line --partial "preflight_check.py --accelerator cuda --min-free-disk-gb 20 --path $CHRONOS_ROOT/data --json"
   assert_line --partial "training_wrapper.py --config $CHRONOS_ROOT/data/config.yaml --data $CHRONOS_ROOT/data/training-data --output $CHRONOS_ROOT/data/output --bucket a-bucket --env dev --run-id $RUN"
@@ -306,6 +309,7 @@ cleanup cleanup i-0abc"
   plan_cli
   plan_terminate
   program_does preflight 'exit 139'
+  program_does data_sync 'while true; do sleep 0.05; done' # goes on behind it, and ends with it
   boot
   assert_failed_run gpu_preflight 1 'preflight: '
 }
@@ -313,7 +317,8 @@ cleanup cleanup i-0abc"
 @test "data_sync: data that cannot be fetched; training never starts" {
   plan_cli
   plan_terminate
-  program_does data_sync 'exit 19'
+  program_does data_sync 'exit 19' # while preflight goes on, which passes first
+  program_does preflight "sleep 0.3; printf '{\"ok\": true, \"checks\": []}'"
   boot
   assert_failed_run data_sync 1 'the training data could not be fetched'
   run ! grep -q '^training' "$FAKE_PYTHON/calls"
@@ -425,7 +430,9 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   plan_cli
   plan_terminate
   be_spot
-  program_does data_sync "$(announce)
+  # It has begun behind preflight: the notice comes when its own phase has.
+  program_does data_sync "while ! tail -n 1 '$FAKE_AWS_DIR/published' | grep -q '\"status\": *\"data_sync\"'; do sleep 0.05; done
+    $(announce)
     while true; do sleep 0.05; done"
   boot
   assert_clean_end

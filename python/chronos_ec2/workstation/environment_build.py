@@ -3,8 +3,9 @@
     python -m chronos_ec2.workstation.environment_build --requirements requirements/instance-test.lock \\
         --output .chronos/env
 
-Writes `chronos-venv-{python version}.tar.gz` and `MANIFEST.json` to the output folder and prints the
-archive's path. `tar xzf ARCHIVE -C FOLDER` gives FOLDER/bin/python3. Nothing is built when nothing changed.
+Writes `chronos-venv-{python version}-{digest}.squashfs` and `MANIFEST.json` to the output folder and prints
+the archive's path; `--format tar.gz` gives `chronos-venv-{python version}.tar.gz`. Mounted, or unpacked, at
+FOLDER it gives FOLDER/bin/python3. Nothing is built when nothing changed.
 Linux only: the archive carries this machine's Python and runs where glibc is as new as the manifest says.
 Exit status: 0 done, 1 failed, 2 wrong usage, 24 a tool is missing, 130 or 143 interrupted.
 """
@@ -32,7 +33,15 @@ from typing import Any, NoReturn
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import to_text, utc_now
-from chronos_ec2.workstation.environment_archive import matches, pack_folder, sha256_of, space_of
+from chronos_ec2.workstation.environment_archive import (
+    FORMATS,
+    content_digest,
+    matches,
+    pack,
+    possible_format,
+    sha256_of,
+    space_of,
+)
 from chronos_ec2.workstation.environment_elf import drop_symbols, elf_files, highest_glibc, patch_elf
 from chronos_ec2.workstation.environment_interpreter import Interpreter, StagedInterpreter, copy_interpreter
 from chronos_ec2.workstation.environment_packages import (
@@ -45,7 +54,8 @@ from chronos_ec2.workstation.environment_packages import (
 )
 
 MANIFEST_NAME = "MANIFEST.json"
-ARCHIVE_PATTERN = "chronos-venv-*.tar.gz"
+ARCHIVE_PATTERN = "chronos-venv-*"
+_PACKED = "packed"
 _STAGING_PREFIX = ".building-"
 
 Say = Callable[[str], None]
@@ -67,7 +77,13 @@ class BuiltEnvironment:
 
 
 def build_environment(
-    requirements: Path, output: Path, *, say: Say, now: Callable[[], datetime] = utc_now, trim: bool = True
+    requirements: Path,
+    output: Path,
+    *,
+    say: Say,
+    now: Callable[[], datetime] = utc_now,
+    trim: bool = True,
+    archive_format: str = "squashfs",
 ) -> BuiltEnvironment:
     """Build the environment unless the output folder holds it already.
 
@@ -77,25 +93,28 @@ def build_environment(
         say: Takes progress, a line at a time.
         now: The clock.
         trim: Whether to drop what training never opens in well-known packages.
+        archive_format: What to pack it in, if this machine can (see environment_archive.py).
 
     Raises:
         ChronosError: It cannot be built; what the folder held is as it was.
     """
     output = output.resolve()
     interpreter, locked = Interpreter.running(), LockedRequirements.read(requirements)
-    inputs = _digest_of_inputs(interpreter, requirements, trim)
-    archive = output / f"chronos-venv-{interpreter.version}.tar.gz"
+    archive_format = possible_format(archive_format, say)
+    inputs = _digest_of_inputs(interpreter, requirements, trim, archive_format)
     try:
         output.mkdir(parents=True, exist_ok=True)
         with _alone_in(output, say):
             manifest = _read_manifest(output)
+            archive = output / Path(str(manifest.get("archive"))).name
             if manifest.get("inputs_sha256") == inputs and matches(archive, manifest):
                 say(f"environment unchanged: {archive.name}, {_megabytes(manifest['bytes'])}")
                 return BuiltEnvironment(archive, manifest, rebuilt=False)
             with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=output) as folder:
-                facts = _build(interpreter, locked, Path(folder), say, trim)
-                packed = Path(folder) / archive.name
-                manifest = _describe(packed, interpreter, facts, inputs, now())
+                facts = _build(interpreter, locked, Path(folder), say, trim, archive_format)
+                packed = Path(folder) / _PACKED
+                manifest = _describe(packed, interpreter, facts, inputs, archive_format, now())
+                archive = output / manifest["archive"]
                 _publish(packed, manifest, output)
     except OSError as error:
         raise ChronosError(f"cannot build into {output}: {error}") from error
@@ -103,8 +122,9 @@ def build_environment(
     return BuiltEnvironment(archive, manifest, rebuilt=True)
 
 
-def _digest_of_inputs(interpreter: Interpreter, requirements: Path, trim: bool) -> str:
+def _digest_of_inputs(interpreter: Interpreter, requirements: Path, trim: bool, archive_format: str) -> str:
     parts = [interpreter.version, sys.version, str(interpreter.prefix), platform.machine(), str(trim)]
+    parts.append(archive_format)
     # The builder is an input as well: whoever changes it must not have to remember a version number.
     sources = sorted(Path(__file__).parent.glob("environment_*.py"))
     digests = [sha256_of(path) for path in (*sources, requirements)]
@@ -141,10 +161,16 @@ class _Facts:
     installed: list[str]
     glibc: str
     unpacked_bytes: int
+    content_sha256: str
 
 
 def _build(
-    interpreter: Interpreter, locked: LockedRequirements, folder: Path, say: Say, trim: bool
+    interpreter: Interpreter,
+    locked: LockedRequirements,
+    folder: Path,
+    say: Say,
+    trim: bool,
+    archive_format: str,
 ) -> _Facts:
     say(f"copying Python {interpreter.version} from {interpreter.prefix}")
     staged = copy_interpreter(interpreter, folder / "root", say)
@@ -162,9 +188,9 @@ def _build(
     compile_packages(staged)
     say("importing every package once")
     installed = try_environment(staged, locked.pins)
-    say("packing")
-    pack_folder(staged.root, folder / f"chronos-venv-{interpreter.version}.tar.gz")
-    return _Facts(installed, glibc, space_of(staged.root))
+    say(f"packing as .{archive_format}")
+    pack(staged.root, folder / _PACKED, archive_format)
+    return _Facts(installed, glibc, space_of(staged.root), content_digest(staged.root))
 
 
 def _drop_own_symbols(staged: StagedInterpreter, packages: Path) -> None:
@@ -174,11 +200,21 @@ def _drop_own_symbols(staged: StagedInterpreter, packages: Path) -> None:
 
 
 def _describe(
-    packed: Path, interpreter: Interpreter, facts: _Facts, inputs: str, built_at: datetime
+    packed: Path,
+    interpreter: Interpreter,
+    facts: _Facts,
+    inputs: str,
+    archive_format: str,
+    built_at: datetime,
 ) -> dict[str, Any]:
+    digest = sha256_of(packed)
+    # The document's name stands for one archive at a time; the others name their content.
+    content = "" if archive_format == "tar.gz" else f"-{digest[:16]}"
     return {
-        "archive": packed.name,
-        "sha256": sha256_of(packed),
+        "archive": f"chronos-venv-{interpreter.version}{content}.{archive_format}",
+        "format": archive_format,
+        "sha256": digest,
+        "content_sha256": facts.content_sha256,
         "bytes": packed.stat().st_size,
         "unpacked_bytes": facts.unpacked_bytes,
         "python": interpreter.version,
@@ -195,10 +231,10 @@ def _publish(packed: Path, manifest: dict[str, Any], output: Path) -> None:
     # that checks takes neither.
     staged_manifest = packed.with_name(MANIFEST_NAME)
     staged_manifest.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    packed.replace(output / packed.name)
+    packed.replace(output / manifest["archive"])
     staged_manifest.replace(output / MANIFEST_NAME)
     for older in output.glob(ARCHIVE_PATTERN):
-        if older.name != packed.name:
+        if older.name != manifest["archive"]:
             older.unlink()
 
 
@@ -221,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--whole-packages", action="store_true", help="keep tests, headers and all AWS services"
     )
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="what to pack it in")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -233,7 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _stop)
     try:
         built = build_environment(
-            options.requirements, options.output, say=say, trim=not options.whole_packages
+            options.requirements,
+            options.output,
+            say=say,
+            trim=not options.whole_packages,
+            archive_format=options.format,
         )
     except ChronosError as error:
         print(f"environment_build: {error}", file=sys.stderr)

@@ -34,6 +34,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[3]
 SETTINGS_FILE: Final = REPOSITORY / "invoke.yaml"
 _CHOICES: Final = {
     "accelerator": ("cuda", "cpu"),
+    "environment_format": ("squashfs", "tar.zst", "tar.gz"),
     "trainer": ("chronos", "test", "command"),
     "idle_gpu_action": ("tell", "end"),
     "market": ("on-demand", "spot", "spot-then-on-demand"),
@@ -117,6 +118,7 @@ class Settings:
     log_retention_days: int
     glacier_after_days: int
     environment_requirements: str
+    environment_format: str
     trainer: str
     command: tuple[str, ...]
     prediction_length: int

@@ -32,7 +32,7 @@ def tiny_environment(tmp_path_factory: pytest.TempPathFactory) -> TinyEnvironmen
     folder = tmp_path_factory.mktemp("tiny environment")
     lock = folder / "tiny.lock"
     lock.write_text("six==1.17.0\n")
-    built = build_environment(lock, folder / "env", say=print)
+    built = build_environment(lock, folder / "env", say=print, archive_format="tar.gz")
     unpacked = folder / "un packed"
     unpacked.mkdir()
     subprocess.run(["tar", "xzf", built.archive, "-C", unpacked], check=True)

@@ -45,19 +45,25 @@ def instant_build(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     calls: list[Path] = []
 
     def build(
-        interpreter: Interpreter, locked: LockedRequirements, folder: Path, say: object, trim: bool
+        interpreter: Interpreter,
+        locked: LockedRequirements,
+        folder: Path,
+        say: object,
+        trim: bool,
+        archive_format: str,
     ) -> environment_build._Facts:
         calls.append(locked.path)
-        archive = folder / f"chronos-venv-{interpreter.version}.tar.gz"
-        archive.write_text(f"built from {locked.pins}, {trim}")
-        return environment_build._Facts(list(locked.pins), "2.34", 4096)
+        (folder / "packed").write_text(f"built from {locked.pins}, {trim}, {archive_format}")
+        return environment_build._Facts(list(locked.pins), "2.34", 4096, "c" * 64)
 
     monkeypatch.setattr(environment_build, "_build", build)
     return calls
 
 
 def test_the_same_inputs_give_the_same_bytes_in_another_folder(tiny_environment, tmp_path: Path) -> None:
-    again = build_environment(tiny_environment.lock, tmp_path / "a longer path" / "env", say=quiet)
+    again = build_environment(
+        tiny_environment.lock, tmp_path / "a longer path" / "env", say=quiet, archive_format="tar.gz"
+    )
     assert again.rebuilt
     assert again.manifest["sha256"] == tiny_environment.built.manifest["sha256"]
     assert again.archive.read_bytes() == tiny_environment.built.archive.read_bytes()
@@ -129,6 +135,20 @@ def test_damage_is_found_and_repaired(
     again = build_environment(lock, tmp_path / "env", say=quiet)
     assert again.rebuilt
     assert again.archive.read_bytes() == content
+
+
+def test_another_format_is_built_and_takes_the_place_of_the_last(
+    lock: Path, tmp_path: Path, instant_build: list[Path]
+) -> None:
+    names = []
+    for archive_format in ("tar.gz", "squashfs", "squashfs"):
+        built = build_environment(lock, tmp_path / "env", say=quiet, archive_format=archive_format)
+        assert built.manifest["format"] == archive_format
+        assert names_in(tmp_path / "env") == {built.archive.name, "MANIFEST.json"}
+        names.append((built.archive.name, built.rebuilt))
+    python, digest = built.manifest["python"], built.manifest["sha256"]
+    assert names[0] == (f"chronos-venv-{python}.tar.gz", True)  # the document's name
+    assert names[1:] == [(f"chronos-venv-{python}-{digest[:16]}.squashfs", new) for new in (True, False)]
 
 
 def test_an_archive_of_another_python_is_replaced(

@@ -92,7 +92,7 @@ def run_alone(cpu_environment: BuiltEnvironment, tmp_path_factory: pytest.TempPa
     # privileges.
     (root / "proc" / "self").mkdir(parents=True)
     (root / "proc" / "self" / "exe").symlink_to(PYTHON)
-    subprocess.run(["tar", "xzf", cpu_environment.archive, "-C", home], check=True)
+    subprocess.run(["unsquashfs", "-quiet", "-f", "-d", home, cpu_environment.archive], check=True)
     copy_glibc(home / "bin" / "python3", root)
 
     def run(way: list[str], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -158,7 +158,8 @@ def test_nothing_is_compiled_at_the_first_import(run_alone: Run) -> None:
 def test_the_manifest_describes_the_archive(cpu_environment: BuiltEnvironment) -> None:
     manifest = cpu_environment.manifest
     assert json.loads((cpu_environment.archive.parent / "MANIFEST.json").read_text()) == manifest
-    assert manifest["archive"] == cpu_environment.archive.name == f"chronos-venv-{manifest['python']}.tar.gz"
+    named = f"chronos-venv-{manifest['python']}-{manifest['sha256'][:16]}.squashfs"
+    assert manifest["archive"] == cpu_environment.archive.name == named
     assert manifest["bytes"] == cpu_environment.archive.stat().st_size < manifest["unpacked_bytes"] / 2
     assert {pin.partition("==")[0] for pin in manifest["requirements"]} >= {"numpy", "pyarrow", "boto3"}
     here = tuple(int(part) for part in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))

@@ -1,0 +1,282 @@
+"""From an empty machine to the first training step: the document's way, ours, and what server and disk force.
+
+Usage: python benchmarks/rented_seconds.py [--rounds N] [--large N] [--small N] [--work DIR] [--into FILE]
+
+Starts an embedded AWS of its own and uploads an environment (this project's .venv, torch included, as tar.gz
+and as squashfs) and two data sets: --large files of 64 MB and --small files of 64 KB. A round goes each way
+once, in turn, so that a busy machine is unfair to all alike. Times are medians.
+
+    document   aws s3 cp, tar xzf, preflight's imports, aws s3 sync, training's imports, one after the other
+    ours       the instance's own functions: shell/lib/environment_image.sh and prefetch.sh
+    limit      the same bytes read by s5cmd to /dev/null
+
+--work keeps the packed environment for another time (packing takes minutes). Mounting needs root; without it
+ours unpacks, and the table says so. Writes benchmarks/results/rented_seconds.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from chronos_ec2.local_cloud import control
+from chronos_ec2.workstation.environment_archive import pack, sha256_of
+from chronos_ec2.workstation.instance_tools import make_instance_tools
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+RESULT: Final = REPOSITORY / "benchmarks" / "results" / "rented_seconds.md"
+BUCKET: Final = "bench"
+LARGE_BYTES, SMALL_BYTES = 64 * 10**6, 64 * 10**3
+WAYS: Final = ("document", "ours", "limit")
+ENVIRONMENT, BYTES, TOTAL = "environment usable", "data ready", "first step"
+
+# Prints `phase<TAB>seconds since the start` for each phase that is reached.
+_COMMON: Final = """
+set -Eeuo pipefail
+start=$EPOCHREALTIME
+reached() { printf '%s\\t%s\\n' "$1" "$(jq -n --argjson a "$start" --argjson b "$EPOCHREALTIME" '$b - $a')"; }
+imports='import torch, pandas, pyarrow, chronos'
+"""
+_DOCUMENT: Final = (
+    _COMMON
+    + """
+mkdir -p "$CHRONOS_ROOT/venv" "$CHRONOS_ROOT/data"
+from="s3://$CHRONOS_BUCKET/cached-datasets"
+aws s3 cp --only-show-errors "$from/python-env/env.tar.gz" "$CHRONOS_ROOT/env.tar.gz"
+tar -xzf "$CHRONOS_ROOT/env.tar.gz" -C "$CHRONOS_ROOT/venv"
+reached 'environment usable'
+"$CHRONOS_ROOT/venv/bin/python3" -c "$imports"
+reached preflight
+aws s3 sync --only-show-errors "$from/training-data/" "$CHRONOS_ROOT/data/"
+reached 'data ready'
+"$CHRONOS_ROOT/venv/bin/python3" -c "$imports"
+reached 'first step'
+"""
+)
+_OURS: Final = (
+    _COMMON
+    + """
+source "$1/shell/lib/phases.sh"
+export PYTHONPATH="$1/python"
+mkdir -p "$home/venv" "$data/training-data"
+begin_prefetch "$data/training-data"
+bring_environment "$data/environment" "$home/venv"
+reached 'environment usable'
+printf 'used %s\\t0\\n' "$environment_used"
+begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \\
+  --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
+run_waiting "$venv_python" -c "$imports"
+reached preflight
+finish_data_sync
+reached 'data ready'
+run_waiting "$venv_python" -c "$imports"
+reached 'first step'
+"""
+)
+_LIMIT: Final = (
+    _COMMON
+    + """
+s5() { s5cmd --log error --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }
+s5 cat "s3://$CHRONOS_BUCKET/cached-datasets/python-env/env.squashfs" >/dev/null
+reached 'environment usable'
+s5 ls "s3://$CHRONOS_BUCKET/cached-datasets/training-data/*" \\
+  | awk -v p="s3://$CHRONOS_BUCKET/cached-datasets/training-data/" '{print "cat " p $NF}' | s5 run >/dev/null
+reached 'data ready'
+"""
+)
+_SCRIPTS: Final = {"document": _DOCUMENT, "ours": _OURS, "limit": _LIMIT}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is measured with: the environment's folder, and how many files of each size."""
+
+    environment: Path
+    large: int
+    small: int
+
+
+def pack_environment(folder: Path, work: Path) -> dict[str, Path]:
+    """The environment in both formats; what is there already is taken."""
+    packed = {"squashfs": work / "env.squashfs", "tar.gz": work / "env.tar.gz"}
+    for archive_format, path in packed.items():
+        if not path.exists():
+            print(f"packing {path.name}", file=sys.stderr)
+            # pack() sets the modes that it packs; the folder is in use, so a copy of links is packed.
+            copy = work / "tree"
+            shutil.copytree(folder, copy, symlinks=True, copy_function=os.link)
+            pack(copy, path.with_suffix(".part"), archive_format)
+            path.with_suffix(".part").replace(path)
+            shutil.rmtree(copy)
+    return packed
+
+
+def make_data(load: Load, folder: Path) -> None:
+    """Files of noise, and the manifest that names them."""
+    folder.mkdir()
+    sizes = [LARGE_BYTES] * load.large + [SMALL_BYTES] * load.small
+    files = []
+    for number, size in enumerate(sizes):
+        body = os.urandom(size)
+        name = f"part-{number:05d}.parquet"
+        (folder / name).write_bytes(body)
+        files.append({"name": name, "bytes": size, "sha256": hashlib.sha256(body).hexdigest()})
+    (folder / "MANIFEST.json").write_text(json.dumps({"files": files, "rows": 0, "series": 0}))
+
+
+class Bench:
+    """One embedded AWS that holds environment and data."""
+
+    def __init__(self, url: str, packed: Mapping[str, Path], data: Path, tools: Path) -> None:
+        self._variables = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "CHRONOS_BUCKET": BUCKET,
+            "CHRONOS_ENVIRONMENT_ARCHIVE": packed["squashfs"].name,
+            "CHRONOS_ENVIRONMENT_SHA256": sha256_of(packed["squashfs"]),
+            "CHRONOS_DATASET_SHA256": sha256_of(data / "MANIFEST.json"),
+        }
+        s5cmd = ["s5cmd", "--log", "error", "--endpoint-url", url]
+        self._call([*s5cmd, "mb", f"s3://{BUCKET}"])
+        for path in packed.values():
+            self._call([*s5cmd, "cp", str(path), f"s3://{BUCKET}/cached-datasets/python-env/"])
+        self._call([*s5cmd, "cp", f"{data}/", f"s3://{BUCKET}/cached-datasets/training-data/"])
+
+    def _call(self, command: list[str]) -> str:
+        done = subprocess.run(command, env=self._variables, stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout
+
+    def go(self, way: str, disk: Path) -> dict[str, float]:
+        """Seconds from the start to each phase of one way, on an empty disk."""
+        with _fresh(disk):
+            environment = {**self._variables, "CHRONOS_ROOT": str(disk)}
+            # A mount namespace of its own, so that the mount goes with the way.
+            isolated = ["unshare", "--mount"] if os.geteuid() == 0 else []
+            done = subprocess.run(
+                [*isolated, "bash", "-c", _SCRIPTS[way], "bash", str(REPOSITORY)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+        rows = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
+        return {name: float(seconds) for name, seconds in rows}
+
+
+@contextmanager
+def _fresh(disk: Path) -> Iterator[None]:
+    disk.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(disk)
+
+
+def measure(bench: Bench, disk: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each phase of each way."""
+    samples: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
+    for number in range(rounds):
+        for way in WAYS:
+            for name, seconds in bench.go(way, disk).items():
+                samples[way].setdefault(name, []).append(seconds)
+            print(f"round {number + 1}: {way} {samples[way]}", file=sys.stderr)
+    return {
+        way: {name: statistics.median(values) for name, values in phases.items()}
+        for way, phases in samples.items()
+    }
+
+
+def page(seconds: Mapping[str, Mapping[str, float]], sizes: str, rounds: int, command: str) -> str:
+    """The result as Markdown."""
+    document, ours, limit = (seconds[way] for way in WAYS)
+    used = next(name.removeprefix("used ") for name in ours if name.startswith("used "))
+    rows = []
+    for name in (ENVIRONMENT, "preflight", BYTES, TOTAL):
+        least = f"{limit[name]:.2f}" if name in limit else ""
+        ratio = f"{document[name] / ours[name]:.1f} x"
+        rows.append(f"| {name} | {document[name]:.2f} | {ours[name]:.2f} | {least} | {ratio} |")
+    cores, load = os.cpu_count(), os.getloadavg()[0]
+    return "\n".join(
+        [
+            "# From an empty machine to the first step",
+            "",
+            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: embedded AWS, {cores} cores (load {load:.0f}), "
+            f"{platform.system()} {platform.machine()}, {sizes}, medians of {rounds}. "
+            f"The environment was put in place by: {used}.",
+            "",
+            "Seconds from the start until each is reached:",
+            "",
+            "| reached | document | ours | limit | document / ours |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Environment and data were there after {ours[BYTES] / limit[BYTES]:.2f} times the limit's "
+            "seconds; preflight's imports go on beside it.",
+            "",
+        ]
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--large", type=int, default=20, help="files of 64 MB")
+    parser.add_argument("--small", type=int, default=10_000, help="files of 64 KB")
+    parser.add_argument("--work", type=Path, help="where the packed environment is kept")
+    parser.add_argument("--into", type=Path, default=RESULT)
+    given = parser.parse_args(argv)
+    load = Load(Path(sys.prefix), given.large, given.small)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        work = given.work or folder / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        packed = pack_environment(load.environment, work)
+        make_data(load, folder / "data")
+        tools = folder / "bin"
+        tools.mkdir()
+        for tool, path in make_instance_tools(folder / "tools").items():
+            if Path(tool).name == "s5cmd":
+                (tools / "s5cmd").symlink_to(path)
+        url = control.start(folder / "cloud").endpoint_url
+        try:
+            bench = Bench(url, packed, folder / "data", tools)
+            seconds = measure(bench, folder / "disk", given.rounds)
+        finally:
+            control.stop(folder / "cloud")
+        sizes = (
+            f"environment {packed['tar.gz'].stat().st_size / 1e6:.0f} MB as tar.gz and "
+            f"{packed['squashfs'].stat().st_size / 1e6:.0f} MB as squashfs, "
+            f"data {given.large} files of 64 MB and {given.small} of 64 KB"
+        )
+    words = " ".join(["python benchmarks/rented_seconds.py", *argv])
+    text = page(seconds, sizes, given.rounds, words)
+    given.into.parent.mkdir(parents=True, exist_ok=True)
+    given.into.write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# The training environment on the instance: fetched, checked while it comes, and put in its place the quickest way that
+# this machine allows. By the archive's name:
+#
+#   .squashfs   mounted read-only (nothing is unpacked), else unpacked by unsquashfs
+#   .tar.zst    unpacked by tar and zstd
+#   .tar.gz     unpacked by tar
+#
+# Which way was taken is in the log, in preflight.json and in run.json (environment_archive.used).
+[[ -n ${_CHRONOS_ENVIRONMENT_IMAGE:-} ]] && return 0
+readonly _CHRONOS_ENVIRONMENT_IMAGE=1
+
+_environment_image_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=bulk_copy.sh
+source "$_environment_image_lib_dir/bulk_copy.sh"
+
+environment_used=''
+
+# Fetches the run's environment and puts it into a folder. <folder for the archive> <folder>   Sets environment_used.
+bring_environment() {
+  local key="cached-datasets/python-env/$CHRONOS_ENVIRONMENT_ARCHIVE" archive="$1/$CHRONOS_ENVIRONMENT_ARCHIVE" status=0
+  mkdir -p "$1" || return $?
+  fetch_checked "$key" "$archive" "$CHRONOS_ENVIRONMENT_SHA256" || status=$?
+  case $status in
+    0) ;;
+    2) fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload" ;;
+    *) fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" ;;
+  esac || return $?
+  place_environment "$archive" "$2" \
+    || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return $?
+  log_info "the training environment is in $2: $environment_used"
+}
+
+# Puts an archive's content into a folder. <archive> <folder>   Sets environment_used.
+place_environment() {
+  environment_used=''
+  case $1 in
+    *.squashfs)
+      if _mount_image "$1" "$2"; then
+        environment_used=mount
+        return 0 # the image stays: it is what the mount reads
+      fi
+      run_waiting unsquashfs -quiet -no-progress -no-xattrs -force -dest "$2" "$1" || return $?
+      environment_used=unsquashfs
+      ;;
+    *.tar.zst)
+      run_waiting tar --use-compress-program=zstd -xf "$1" -C "$2" || return $?
+      environment_used=tar.zst
+      ;;
+    *)
+      run_waiting tar -xzf "$1" -C "$2" || return $?
+      environment_used=tar.gz
+      ;;
+  esac
+  rm -f "$1"
+}
+
+# Mounts an image read-only. The loop device goes with the mount, and the mount with the machine. <image> <folder>
+_mount_image() {
+  local trouble
+  if trouble=$(mount -t squashfs -o loop,ro,nosuid,nodev "$1" "$2" 2>&1); then return 0; fi
+  log_info "the image cannot be mounted here (${trouble//$'\n'/ }), so it is unpacked"
+  return 1
+}
+
+# Adds to preflight's report how the environment got there. <report>
+note_environment_used() {
+  local told
+  # shellcheck disable=SC2016  # a jq program
+  if told=$(jq --arg used "$environment_used" --arg archive "$CHRONOS_ENVIRONMENT_ARCHIVE" \
+    '. + {environment: {archive: $archive, used: $used}}' "$1" 2>/dev/null); then
+    printf '%s\n' "$told" >"$1"
+  fi
+}

@@ -1,0 +1,143 @@
+#!/usr/bin/env bats
+# shell/lib/environment_image.sh and bulk_copy.sh: the environment is checked while it comes, and takes the best way there is.
+# shellcheck disable=SC2154  # variables of the libraries and of the helpers
+bats_require_minimum_version 1.5.0
+load ../helpers/common
+
+setup() {
+  common_setup
+  use_fake_s3 a-bucket
+  export CHRONOS_BUCKET=a-bucket CHRONOS_ROOT="$work/the disk"
+  mkdir -p "$work/bin" "$work/env" "$work/in/bin"
+  PATH="$work/bin:$PATH"
+  printf 'content' >"$work/in/bin/python3"
+  # shellcheck source=../../../shell/lib/phases.sh
+  source "$project/shell/lib/phases.sh"
+}
+
+teardown() { common_teardown; }
+
+# A program of the machine. <name> <its text>
+program() {
+  printf '#!/usr/bin/env bash\n%s\n' "$2" >"$work/bin/$1"
+  chmod +x "$work/bin/$1"
+}
+
+# Uploads an archive of $work/in. <name> <command that prints it…>
+upload() {
+  export CHRONOS_ENVIRONMENT_ARCHIVE=$1 CHRONOS_ENVIRONMENT_SHA256
+  local object
+  object=$(object a-bucket "cached-datasets/python-env/$1")
+  mkdir -p "${object%/*}"
+  shift
+  "$@" >"$object"
+  CHRONOS_ENVIRONMENT_SHA256=$(sha256sum <"$object" | cut -d' ' -f1)
+}
+
+upload_tar() { upload venv.tar.gz tar -czf - -C "$work/in" bin; }
+upload_image() { upload venv.squashfs printf 'an image'; }
+
+bring() { bring_environment "$work/archives" "$work/env"; }
+
+@test "an image is mounted read-only, and stays for its mount" {
+  upload_image
+  program mount "printf '%s\n' \"\$*\" >'$work/mounted'"
+  program unsquashfs 'exit 9'
+  bring
+  assert_equal "$environment_used" mount
+  assert_equal "$(<"$work/mounted")" "-t squashfs -o loop,ro,nosuid,nodev $work/archives/venv.squashfs $work/env"
+  assert_equal "$(<"$work/archives/venv.squashfs")" 'an image'
+}
+
+@test "an image that may not be mounted is unpacked, and the reason is said" {
+  upload_image
+  program mount 'echo "only root can do that" >&2; exit 1'
+  # shellcheck disable=SC2016  # the program's own
+  program unsquashfs '[[ $* == "-quiet -no-progress -no-xattrs -force -dest '"$work/env"' "* ]] && cp "${!#}" "'"$work/env"'/unpacked"'
+  run -0 --separate-stderr bring
+  # shellcheck disable=SC2154
+  [[ $stderr == *'cannot be mounted here (only root can do that)'*": unsquashfs"* ]]
+  assert_equal "$(<"$work/env/unpacked")" 'an image'
+  assert [ ! -e "$work/archives/venv.squashfs" ]
+}
+
+@test "without mount and unsquashfs the phase fails, and says what to do" {
+  upload_image
+  run -1 --separate-stderr bring
+  [[ $stderr == *'cannot be unpacked: run invoke build-env'* ]]
+}
+
+@test "a .tar.zst is unpacked by zstd" {
+  upload venv.tar.zst tar -cf - -C "$work/in" bin
+  program zstd 'cat' # tar calls it with -d
+  bring
+  assert_equal "$environment_used $(<"$work/env/bin/python3")" 'tar.zst content'
+}
+
+@test "the document's .tar.gz is unpacked by tar" {
+  upload_tar
+  bring
+  assert_equal "$environment_used $(<"$work/env/bin/python3")" 'tar.gz content'
+  assert [ ! -e "$work/archives/venv.tar.gz" ]
+}
+
+@test "an archive with one other byte is refused, and nothing of it is left" {
+  upload_tar
+  CHRONOS_ENVIRONMENT_SHA256=${CHRONOS_ENVIRONMENT_SHA256/[0-9a-f]/x}
+  run -1 --separate-stderr bring
+  [[ $stderr == *'is corrupt (its sha256 is not the manifest'* ]]
+  run -0 find "$work/archives" "$work/env" -mindepth 1
+  assert_output ''
+}
+
+@test "an archive that is not there is no corrupt one" {
+  upload_tar
+  rm "$(object a-bucket cached-datasets/python-env/venv.tar.gz)"
+  run -1 --separate-stderr bring
+  [[ $stderr == *'could not be downloaded'* ]]
+}
+
+@test "s5cmd fetches where it is, with the endpoint of the AWS variables" {
+  upload_tar
+  program s5cmd "printf '%s\n' \"\$*\" >'$work/asked'; cat '$(object a-bucket cached-datasets/python-env/venv.tar.gz)'"
+  AWS_ENDPOINT_URL=http://127.0.0.1:9 bring
+  assert_equal "$(<"$work/asked")" "--log error --retry-count 5 --endpoint-url http://127.0.0.1:9 cat --raw --part-size 32 s3://a-bucket/cached-datasets/python-env/venv.tar.gz"
+  assert_equal "$(count_calls 's3 cp *')" 0
+}
+
+@test "where s5cmd breaks off, the AWS CLI does it" {
+  upload_tar
+  program s5cmd 'echo half; exit 1'
+  run -0 --separate-stderr bring
+  [[ $stderr == *'could not be fetched by s5cmd'* ]]
+  assert_equal "$(count_calls 's3 cp *')" 1
+}
+
+@test "TERM in the middle of the download leaves no process" {
+  local parent
+  upload_tar
+  program s5cmd "echo begun; touch '$work/begun'; exec sleep 60"
+  export -f program
+  # shellcheck disable=SC2016  # for the other shell
+  setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
+    trap "stop_child 5; exit 143" TERM; bring_environment "$2/archives" "$2/env"' _ "$project" "$work" 3>&- &
+  parent=$!
+  for ((attempt = 0; attempt < 400; attempt++)); do
+    if [[ -e $work/begun ]]; then break; fi
+    sleep 0.05
+  done
+  kill -TERM "$parent"
+  wait "$parent" || assert_equal $? 143
+  for ((attempt = 0; attempt < 100; attempt++)); do
+    left=$(pgrep -a -s "$parent" -r D,R,S,T || true)
+    if [[ -z $left ]]; then return 0; fi
+    sleep 0.1
+  done
+  fail "still running: $left"
+}
+
+@test "preflight's report says which way was taken" {
+  printf '{"ok": true}' >"$work/report.json"
+  CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs environment_used=mount note_environment_used "$work/report.json"
+  assert_equal "$(jq -c . "$work/report.json")" '{"ok":true,"environment":{"archive":"venv.squashfs","used":"mount"}}'
+}

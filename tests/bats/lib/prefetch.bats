@@ -1,0 +1,93 @@
+#!/usr/bin/env bats
+# shell/lib/prefetch.sh: what goes on behind the phases, and ends with them.
+# shellcheck disable=SC2154  # variables of the libraries and of the helpers
+bats_require_minimum_version 1.5.0
+load ../helpers/common
+
+setup() {
+  common_setup
+  export CHRONOS_BUCKET=a-bucket CHRONOS_DATASET_SHA256
+  mkdir -p "$work/bin" "$work/data"
+  PATH="$work/bin:$PATH"
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'shift 4; if [[ $1 == cat ]]; then cat "$0.manifest"; else cat "$2" >>"$0.ran"; fi'
+  manifest '{"files": [{"name": "a.parquet"}, {"name": "b-1.parquet"}]}'
+  # shellcheck source=../../../shell/lib/phases.sh
+  source "$project/shell/lib/phases.sh"
+}
+
+teardown() { common_teardown; }
+
+# A program of the machine. <name> <its text>
+program() {
+  printf '#!/usr/bin/env bash\n%s\n' "$2" >"$work/bin/$1"
+  chmod +x "$work/bin/$1"
+}
+
+# <text>
+manifest() {
+  printf '%s' "$1" >"$work/bin/s5cmd.manifest"
+  CHRONOS_DATASET_SHA256=$(sha256sum <"$work/bin/s5cmd.manifest" | cut -d' ' -f1)
+}
+
+prefetch() {
+  begin_prefetch "$work/data"
+  if [[ -n $prefetch_pid ]]; then wait "$prefetch_pid"; fi
+}
+
+ran() { cat "$work/bin/s5cmd.ran" 2>/dev/null || true; }
+
+@test "each file that the launch's manifest names comes to its own place" {
+  prefetch
+  assert_equal "$(ran)" "cp --raw \"s3://a-bucket/cached-datasets/training-data/a.parquet\" \"$work/data/a.parquet\"
+cp --raw \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/data/b-1.parquet\""
+}
+
+@test "names that a line could be misread from are left to the sync" {
+  manifest '{"files": [{"name": "../x"}, {"name": "a b"}, {"name": "q\"; rm"}, {"name": "*"}, {"name": ".tmp-a"}, {"name": "ok"}]}'
+  prefetch
+  assert_equal "$(ran | wc -l)" 1
+  assert_regex "$(ran)" '/ok"$'
+}
+
+@test "another manifest than the launch's fetches nothing" {
+  CHRONOS_DATASET_SHA256=aaaa
+  prefetch
+  assert_equal "$(ran)" ''
+}
+
+@test "without s5cmd, and with one that fails, the run goes on" {
+  program s5cmd 'exit 1'
+  prefetch
+  rm "$work/bin/s5cmd"
+  prefetch
+  assert_equal "$(ran)" ''
+}
+
+@test "the sync begins when the prefetch has ended, and its status is its own" {
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'shift 4; if [[ $1 == cat ]]; then cat "$0.manifest"; else sleep 0.3; echo prefetch >>"$0.order"; fi'
+  begin_prefetch "$work/data"
+  begin_data_sync bash -c "echo sync >>'$work/bin/s5cmd.order'; exit 19"
+  local status=0
+  finish_data_sync || status=$?
+  assert_equal "$status" 19
+  assert_equal "$(<"$work/bin/s5cmd.order")" $'prefetch\nsync'
+}
+
+@test "an early end leaves no process" {
+  local attempt left
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'shift 4; if [[ $1 == cat ]]; then cat "$0.manifest"; else touch "$0.begun"; exec sleep 61; fi'
+  # shellcheck disable=SC2016  # for the other shell
+  setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
+    begin_prefetch "$2/data"; begin_data_sync sleep 62
+    while [[ ! -e $2/bin/s5cmd.begun ]]; do sleep 0.05; done; stop_background' _ "$project" "$work" 3>&- &
+  wait "$!"
+  for ((attempt = 0; attempt < 100; attempt++)); do
+    left=$(pgrep -a -s "$!" -r D,R,S,T || true)
+    if [[ -z $left ]]; then return 0; fi
+    sleep 0.1
+  done
+  fail "still running: $left"
+}

