@@ -91,6 +91,28 @@ def test_any_record_is_shown_and_added_up(tally: Tally, record: Any) -> None:
     tally.count("run.json", "shown")
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("price", "compute_usd_per_hour"), float("inf")),
+        (("price", "disk_gb"), 10**400),
+        (("metrics", "WQL"), 10**400),
+        (("cost_usd", "compute"), None),
+        (("cost_usd", "total"), float("nan")),
+        (("cost_usd", "seconds"), "60"),
+    ],
+    ids=str,
+)
+def test_a_number_that_nobody_can_reckon_with_is_not_known(path: tuple[str, ...], value: Any) -> None:
+    record = json.loads(dumped(nonsense.replaced(RECORD, path, value)))
+    run = parse_record(
+        "dev", RUN, {**record, **with_cost(record)} if path[0] == "price" else record, None, NOW
+    )
+    total = grand_total(add_up([run]))
+    assert total.unknown == (() if path[0] == "metrics" else (RUN,)) and run.wql in (None, 0.1)
+    print_runs([run], io.StringIO(), as_json=True)
+
+
 class Bucket:
     """One object, in the words of a boto3 client."""
 

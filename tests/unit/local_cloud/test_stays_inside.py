@@ -143,6 +143,16 @@ def test_a_process_that_has_got_the_id_of_another_is_not_signalled() -> None:
         assert innocent.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("seconds", ["²", "9" * 5000, "-1", "soon", ""])
+def test_a_guest_cannot_crash_its_supervisor_by_what_it_asks_for(tmp_path: Path, seconds: str) -> None:
+    machine = supervisor.Machine.__new__(supervisor.Machine)
+    machine._root, machine._deadline = str(tmp_path), None
+    machine._obey_guest(["poweroff", seconds])
+    assert machine._deadline is None
+    machine._obey_guest(["poweroff", "60"])
+    assert machine._deadline is not None
+
+
 @pytest.mark.parametrize("pid", [-1, 0, 1])
 def test_an_endpoint_file_cannot_name_a_group_or_the_first_process(tmp_path: Path, pid: int) -> None:
     Home(tmp_path).write_endpoint(Endpoint(pid, process_start(pid) or "", 1, "http://127.0.0.1:1"))
