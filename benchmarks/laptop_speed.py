@@ -147,7 +147,9 @@ def page(found: Mapping[str, Sample], rounds: int) -> str:
             *rows,
             "",
             f"The bare call is `{BASE_RUN}` for launches and `{BASE}` for the rest. A launch is timed to",
-            "its end: EC2 has accepted the instance and is seen to start it, and its id is recorded.",
+            "its end: EC2 has accepted the instance and is seen to start it, and its id is noted. The",
+            "processor time of the process that answers a launch's AWS calls is not in its row: nobody waits",
+            "for it.",
             "",
         ]
     )
