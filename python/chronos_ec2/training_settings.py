@@ -143,6 +143,8 @@ class ChronosConfig(WindowConfig):
     """Series that are scored at each `save_steps`; all of them are at the end."""
     precision: str = _choice("auto", *PRECISIONS)
     """auto: bf16 where the GPU computes in it (compute capability 8.0 and up), else fp32."""
+    torch_compile: bool = field(default=False, metadata={"flag": True})
+    """Compile the model at the first step; that takes a minute, a C compiler, and pays on long runs alone."""
 
     @property
     def fine_tuning(self) -> bool:
@@ -189,7 +191,7 @@ class ChronosConfig(WindowConfig):
 
     def result_keys(self) -> dict[str, Any]:
         """As in every trainer; where the start model lies does not matter, what is in it does."""
-        beside = ("model_id", "eval_series", "gradient_accumulation_steps")
+        beside = ("model_id", "eval_series", "gradient_accumulation_steps", "torch_compile")
         # Not super(): a dataclass with slots is another class than the one that the call was compiled in.
         return {key: value for key, value in WindowConfig.result_keys(self).items() if key not in beside}
 
@@ -230,6 +232,10 @@ def _checked(where: str, rule: Mapping[str, Any], default: Any, value: Any) -> A
     if "choices" in rule:
         if value not in rule["choices"]:
             raise SettingsError(f"{where} must be one of {', '.join(rule['choices'])}, not {value!r}")
+        return value
+    if "flag" in rule:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{where} must be true or false, not {value!r}")
         return value
     if "columns" in rule:
         return _checked_columns(where, value, needed=bool(default))

@@ -68,8 +68,11 @@ def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
             processes=processes,
         )
         return trainer.run()
-    except torch.OutOfMemoryError as error:
-        problem = str(error).partition(". ")[0]
+    except RuntimeError as error:
+        # A GPU's lack of memory is a class of its own; a CPU's is told from its words.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        problem = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise SettingsError(
             f"{problem}: lower batch_size or context_length, or raise gradient_accumulation_steps"
         ) from error

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from chronos.chronos2.model import Chronos2Model
 from numpy.typing import NDArray
 
 from chronos_ec2.data.series import SeriesSet
@@ -22,6 +21,7 @@ from chronos_ec2.instance.metrics import (
     seasonal_naive,
     weighted_quantile_loss,
 )
+from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Windows
 from chronos_ec2.instance.trainers.files import write_atomically
@@ -66,7 +66,7 @@ class HeldOut:
         """All series."""
         return np.arange(len(self._series))
 
-    def forecast(self, model: Chronos2Model, which: NDArray[np.int64]) -> NDArray[np.float32]:
+    def forecast(self, lean: LeanChronos2, which: NDArray[np.int64]) -> NDArray[np.float32]:
         """Forecast series, each process its share.
 
         Returns:
@@ -74,7 +74,7 @@ class HeldOut:
         """
         mine = which[self._processes.share(len(which))]
         at_once = max(1, _ROWS_AT_ONCE // self._windows.variates)
-        parts = [self._forecast(model, mine[at : at + at_once]) for at in range(0, len(mine), at_once)]
+        parts = [self._forecast(lean, mine[at : at + at_once]) for at in range(0, len(mine), at_once)]
         shape = (len(which), len(self._config.target), self._ahead, len(QUANTILE_LEVELS))
         found = np.empty(shape, dtype=np.float32)
         own = np.concatenate(parts) if parts else found[:0]
@@ -82,19 +82,15 @@ class HeldOut:
             found[rank :: self._processes.size] = part
         return found
 
-    def _forecast(self, model: Chronos2Model, which: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _forecast(self, lean: LeanChronos2, which: NDArray[np.int64]) -> NDArray[np.float32]:
         batch = self._windows.held_out(which.tolist()).to(self._processes.device)
-        patch = model.chronos_config.output_patch_size
-        levels = [model.chronos_config.quantiles.index(level) for level in QUANTILE_LEVELS]
-        training = model.training
-        model.eval()
+        known_levels = lean.model.chronos_config.quantiles
+        levels = [known_levels.index(level) for level in QUANTILE_LEVELS]
+        training = lean.training
+        lean.eval()
         with torch.inference_mode(), self._autocast():
-            said = model(
-                context=batch.context,
-                future_covariates=batch.known,
-                num_output_patches=-(-self._ahead // patch),
-            ).quantile_preds
-        model.train(training)
+            said = lean.quantiles(batch.context, batch.known)
+        lean.train(training)
         quantiles = said[:, levels, : self._ahead].float().cpu().unflatten(0, (len(which), -1))
         return np.asarray(quantiles[:, : len(self._config.target)].transpose(-1, -2).numpy())
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chronos_ec2.errors import ChronosError, SettingsError
-from chronos_ec2.instance.trainers.chronos.lean_encoder import make_lean
+from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
 from chronos_ec2.instance.trainers.chronos.model import load_model, save_model
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Batch
@@ -40,18 +40,21 @@ class Learner:
         self, model: Chronos2Model, config: ChronosConfig, variates: int, processes: Processes
     ) -> None:
         patches = -(-config.prediction_length // int(model.chronos_config.output_patch_size))
-        make_lean(model, variates, patches)
-        self._output_patches = patches
         self.model = model.to(processes.device)
+        self.lean = LeanChronos2(self.model, variates, patches).to(processes.device)
         self._config, self._variates, self._processes = config, variates, processes
         self.precision = _precision(config.precision, processes.device)
         if processes.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         elif self.parameters < _WORTH_THREADS and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
-        self._module: nn.Module = self.model
+        if config.torch_compile:
+            # What cannot be compiled on this machine runs as it is, and says so in the log.
+            torch._dynamo.config.suppress_errors = True
+            self.lean.compile()
+        self._module: nn.Module = self.lean
         if processes.many:
-            self._module = DistributedDataParallel(self.model)
+            self._module = DistributedDataParallel(self.lean)
         self._trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._trained,
@@ -85,7 +88,8 @@ class Learner:
         # Dropout is a function of seed, step and process, as the windows are of seed and step.
         drawn = np.random.SeedSequence([config.seed, step, self._processes.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(drawn[0]))
-        self.model.train()
+        if not self.lean.training:
+            self.lean.train()
         self._optimizer.zero_grad(set_to_none=True)
         parts = _parts(batch, config.gradient_accumulation_steps, self._variates)
         total = torch.zeros((), device=self._processes.device)
@@ -103,13 +107,7 @@ class Learner:
 
     def _loss(self, batch: Batch) -> Tensor:
         with self.autocast():
-            said = self._module(
-                context=batch.context,
-                future_target=batch.target,
-                future_covariates=batch.known,
-                num_output_patches=self._output_patches,
-            )
-        loss: Tensor = said.loss
+            loss: Tensor = self._module(batch.context, batch.target, batch.known)
         return loss
 
     def write(self, folder: Path) -> None:
@@ -163,11 +161,4 @@ def _parts(batch: Batch, count: int, variates: int) -> list[Batch]:
         raise SettingsError(
             "batch_size must be a multiple of gradient_accumulation_steps times the number of processes"
         )
-    return [
-        Batch(
-            batch.context[at : at + rows],
-            batch.target[at : at + rows],
-            None if batch.known is None else batch.known[at : at + rows],
-        )
-        for at in range(0, rows * count, rows)
-    ]
+    return [batch.part(slice(at, at + rows)) for at in range(0, rows * count, rows)]

@@ -129,9 +129,13 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Chronos2Mod
 
 def _read_config(folder: Path) -> Chronos2CoreConfig:
     try:
-        return Chronos2CoreConfig(**read_model_config(folder))
+        core = Chronos2CoreConfig(**read_model_config(folder))
     except (TypeError, ValueError, AssertionError) as error:
         raise SettingsError(f"{folder / CONFIG}: {_line(error)}") from error
+    if not core.chronos_config.get("use_reg_token"):
+        # The library itself fails at the first forecast then.
+        raise SettingsError(f"{folder / CONFIG}: use_reg_token must be true")
+    return core
 
 
 def save_model(model: Chronos2Model, folder: Path) -> None:

@@ -26,11 +26,12 @@ from chronos_ec2.instance.trainers.checkpoints import (
     take_request,
 )
 from chronos_ec2.instance.trainers.chronos.artifact import write_pickle
+from chronos_ec2.instance.trainers.chronos.feed import Feed
 from chronos_ec2.instance.trainers.chronos.held_out import HeldOut
 from chronos_ec2.instance.trainers.chronos.learner import Learner
 from chronos_ec2.instance.trainers.chronos.model import load_model, random_model, save_model
 from chronos_ec2.instance.trainers.chronos.processes import Processes
-from chronos_ec2.instance.trainers.chronos.windows import Windows
+from chronos_ec2.instance.trainers.chronos.windows import Batch, Windows
 from chronos_ec2.instance.trainers.command_line import CHECKPOINTS, say
 from chronos_ec2.instance.trainers.files import sha256_of
 from chronos_ec2.instance.trainers.rehearsal import Rehearsal, StopRequest
@@ -178,6 +179,16 @@ class Trainer:
             self._warn(f"{self._series.gaps} gaps in time: rows are taken as evenly spaced")
 
     def _train(self) -> bool:
+        share = self._processes.share(self._config.batch_size)
+
+        def draw(step: int) -> Batch:
+            batch = self._windows.draw(self._config.seed, step, self._config.batch_size, share)
+            return batch.pinned() if self._processes.device.type == "cuda" else batch
+
+        with Feed(draw, self._step + 1, self._config.max_steps) as feed:
+            return self._take_steps(feed)
+
+    def _take_steps(self, feed: Feed) -> bool:
         config = self._config
         while self._step < config.max_steps:
             self._rehearsal.before_step(self._step + 1, self._stop)
@@ -187,23 +198,21 @@ class Trainer:
                 self._save()
             if stop:
                 return True
-            self._take_step()
+            self._take_step(feed.take())
             last = self._step == config.max_steps
             if last or self._step % config.log_steps == 0:
                 self._report_loss()
             if last or self._step % config.save_steps == 0:
                 which = self._held_out.choice()
-                score = self._held_out.score(self._held_out.forecast(self._learner.model, which), which)
+                score = self._held_out.score(self._held_out.forecast(self._learner.lean, which), which)
                 self._emit("eval", step=self._step, series=len(which), **score)
                 self._save()
         return False
 
-    def _take_step(self) -> None:
-        step, config = self._step + 1, self._config
+    def _take_step(self, batch: Batch) -> None:
+        step = self._step + 1
         if step == self._rehearsal.nan_at_step:
             self._learner.spoil()
-        share = self._processes.share(config.batch_size)
-        batch = self._windows.draw(config.seed, step, config.batch_size, share)
         loss, self._norm = self._learner.update(batch, step)
         self._losses.append(loss)
         self._step = step
@@ -251,11 +260,11 @@ class Trainer:
     def _zero_shot(self) -> dict[str, float]:
         """The start model's score, before it learns."""
         which = self._held_out.everything()
-        return self._held_out.score(self._held_out.forecast(self._learner.model, which), which)
+        return self._held_out.score(self._held_out.forecast(self._learner.lean, which), which)
 
     def _finish(self, zero_shot: dict[str, float] | None, rate: float) -> None:
         which = self._held_out.everything()
-        forecast = self._held_out.forecast(self._learner.model, which)
+        forecast = self._held_out.forecast(self._learner.lean, which)
         if not self._processes.leads:
             return
         metrics: dict[str, Any] = {

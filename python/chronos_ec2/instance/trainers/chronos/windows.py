@@ -6,7 +6,7 @@ and any number of processes shares the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,10 +34,20 @@ class Batch:
     """float32 [windows * variates, prediction length]; NaN but in known covariates. None without any."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        known = None if self.known is None else self.known.to(device, non_blocking=True)
-        context, target = (rows.to(device, non_blocking=True) for rows in (self.context, self.target))
-        return Batch(context, target, known)
+        """The same on a device; from pinned memory it is copied beside the computing."""
+        return self._each(lambda rows: rows.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU can read from."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its rows."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        known = None if self.known is None else change(self.known)
+        return Batch(change(self.context), change(self.target), known)
 
 
 class Windows:
