@@ -86,6 +86,7 @@ class TrainingRecord:
         self._label: str | None = None
         self._bad_loss: str | None = None
         self._bad_gradient = False
+        self._told_loss = self._only_zeros = False
         self._last_step: int | None = None
         self._resumed_at: int | None = None
         self._summarised = False
@@ -148,6 +149,9 @@ class TrainingRecord:
         """Why the numbers say that the training failed, whatever the exit code; None when they do not."""
         if self._bad_loss is not None:
             return self._bad_loss
+        if self._only_zeros:
+            # What a Trainer says that filters NaN out of its log, or whose loss reaches no weight.
+            return "the loss was exactly 0 in every line: nothing was learned"
         if self._bad_gradient:
             return "the last grad_norm is nan: the weights are lost"
         return None
@@ -212,6 +216,10 @@ class TrainingRecord:
             self._history.add(numbers)
         self._numbers.update({name: value for name, value in numbers.items() if name not in ("step", "lr")})
         self._look_for_bad_loss(event)
+        loss = as_number(event.get("loss"))
+        if loss is not None:
+            self._only_zeros = loss == 0 and (self._only_zeros or not self._told_loss)
+            self._told_loss = True
         gradient = as_number(event.get("grad_norm"))
         if gradient is not None:
             # the last one counts: with fp16 a loss scaler skips a bad step and goes on

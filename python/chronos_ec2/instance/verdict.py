@@ -52,6 +52,9 @@ def judge(
     if stopped or record.interrupted or code == INTERRUPTED_EXIT:
         by = f" by {signal.Signals(signum).name}" if signum is not None else ""
         fallback = SIGNAL_EXIT_BASE + signum if signum is not None else INTERRUPTED_EXIT
+        if record.interrupted:
+            # torchrun exits with 1 when a signal ends it, though its workers have saved and said so.
+            code = INTERRUPTED_EXIT
         return Ending("interrupted", code or fallback, f"training was interrupted{by}")
     if code != 0:
         return Ending("failed", code, _describe_failure(returncode, last_words))

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-MODULE = "chronos_ec2.instance.trainers.chronos"
 START = np.datetime64("2024-01-01T00", "us")
 SMALL = {
     "prediction_length": 8,
@@ -27,7 +26,6 @@ SMALL = {
     "log_steps": 1,
     "model_config": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
 }
-TORCHRUN = ["torch.distributed.run", "--standalone", "--max-restarts=0"]
 
 
 @dataclass(frozen=True)
@@ -99,48 +97,49 @@ def config(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+def train(tmp_path: Path) -> Callable[..., Outcome]:
     """Run the trainer's command line to its end, in this process: its libraries are loaded once."""
+
+    def run(config: Path, data: Path, *flags: str, output: Path | None = None) -> Outcome:
+        return run_here(config, data, output or tmp_path / "out put", *flags)
+
+    return run
+
+
+def run_here(config: Path, data: Path, output: Path, *flags: str) -> Outcome:
+    """Run the trainer's command line in this process."""
     from chronos_ec2.instance.trainers.chronos.__main__ import main
 
     before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(arguments(config, data, output, *flags))
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    return Outcome(status, read_events(out.getvalue()), err.getvalue(), output)
 
-    def run(config: Path, data: Path, *flags: str, output: Path | None = None) -> Outcome:
-        where = output or tmp_path / "out put"
-        capsys.readouterr()
-        status = main(arguments(config, data, where, *flags))
-        captured = capsys.readouterr()
-        return Outcome(status, read_events(captured.out), captured.err, where)
 
-    yield run
-    for number, handler in before:
-        signal.signal(number, handler)
+@pytest.fixture(scope="session")
+def made_whole(waves: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A small run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run_id": "r", "training_config": SMALL}))
+    outcome = run_here(folder / "config.yaml", waves, folder / "output")
+    assert outcome.status == 0, outcome.stderr
+    return outcome
+
+
+@pytest.fixture
+def whole(made_whole: Outcome, tmp_path: Path) -> Outcome:
+    """That run, in a copy of the test's own."""
+    return replace(made_whole, output=Path(shutil.copytree(made_whole.output, tmp_path / "whole")))
 
 
 def arguments(config: Path, data: Path, output: Path, *flags: str) -> list[str]:
     """The trainer's command line behind the program."""
     return ["--config", str(config), "--data", str(data), "--output", str(output), *flags]
-
-
-def start_apart(words: list[str], *, processes: int = 1) -> subprocess.Popen[str]:
-    """Start the trainer as a process of its own, under torchrun where there shall be several."""
-    launcher = [*TORCHRUN, f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
-    # A group of its own, as under the wrapper: a signal reaches torchrun and its workers.
-    return subprocess.Popen(
-        [sys.executable, "-m", *launcher, MODULE, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def run_apart(words: list[str], output: Path, *, processes: int = 1) -> Outcome:
-    """Run it to its end."""
-    started = start_apart(words, processes=processes)
-    out, err = started.communicate(timeout=300)
-    return Outcome(started.returncode, read_events(out), err, output)
 
 
 def read_events(text: str) -> list[dict[str, Any]]:

@@ -1,12 +1,15 @@
-"""The trainer as the wrapper sees it: events, exit status, files; killed, stopped, continued, shared."""
+"""The trainer as the wrapper sees it: events, exit status, files, going on.
+
+Killed, stopped and shared between processes it is in tests/faults/test_training.py.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import signal
-import time
+import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.metrics import QUANTILE_LEVELS
-from chronos_ec2.instance.trainers.chronos.artifact import read_pickle
+from chronos_ec2.instance.trainers.chronos.artifact import FORMAT, FORMAT_VERSION, read_pickle
 
-from .conftest import SMALL, Outcome, arguments, run_apart, start_apart, wave, write_table
+from .conftest import SMALL, Outcome, wave, write_table
 
 Train = Callable[..., Outcome]
 Config = Callable[..., Path]
@@ -53,14 +56,6 @@ def test_it_learns_and_beats_both_naive_forecasts(train: Train, config: Config, 
     assert [event["event"] for event in outcome.events][-2:] == ["train_end", "final"]
 
 
-@pytest.fixture
-def whole(train: Train, config: Config, waves: Path, tmp_path: Path) -> Outcome:
-    """A small run that nothing interrupted."""
-    outcome = train(config(), waves, output=tmp_path / "whole")
-    assert outcome.status == 0, outcome.stderr
-    return outcome
-
-
 def test_the_model_folder_is_the_librarys_and_the_pickle_holds_the_same(whole: Outcome, waves: Path) -> None:
     pipeline = BaseChronosPipeline.from_pretrained(whole.output / "models/chronos2")
     table = pq.read_table(whole.output / "forecasts.parquet").to_pandas()
@@ -78,8 +73,55 @@ def test_the_model_folder_is_the_librarys_and_the_pickle_holds_the_same(whole: O
     assert (whole.output / "models/chronos2/model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_pickle_that_names_code_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "m.pkl").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+class Call:
+    """Pickled, it is a call of a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self._call
+
+
+def model_with(config: object) -> bytes:
+    """What a model's file holds, with a config of one's own."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config}
+    return pickle.dumps({**content, "weights_safetensors": b""})
+
+
+MARK = Path(tempfile.gettempdir()) / f"chronos-pickle-ran-{os.getpid()}"
+HOSTILE = {
+    "a name": b"cos\nsystem\n(S'touch pwned'\ntR.",
+    "a name on the stack": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.",
+    "an instance of old": b"(S'touch pwned'\nios\nsystem\n.",
+    "an object of old": b"(cos\nsystem\nS'touch pwned'\no.",
+    "a call inside": model_with(Call(os.mkdir, str(MARK))),
+    "a call of a builtin": model_with(Call(eval, f"__import__('os').mkdir({str(MARK)!r})")),
+    "an array": model_with(np.zeros(3)),
+    "a tensor": model_with(torch.zeros(3)),
+    "a class of ours": model_with(ChronosError("x")),
+    "a registered extension": b"\x80\x02\x82\x01.",
+    "a persistent id": b"Pos.system\n.",
+    "nothing": b"",
+    "half a pickle": model_with({})[:-20],
+    "a pickle of something else": pickle.dumps({"format": "chronos-ec2/linear"}),
+    "another version": pickle.dumps({"format": FORMAT, "format_version": 99}),
+    "no config": pickle.dumps({"format": FORMAT, "format_version": FORMAT_VERSION}),
+    "weights that are none": model_with({"chronos_pipeline_class": "Chronos2Pipeline"}),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_file_that_is_no_plain_model_is_refused_and_nothing_of_it_runs(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "m.pkl").write_bytes(HOSTILE[kind])
+    with pytest.raises(ChronosError):
+        read_pickle(tmp_path / "m.pkl")
+    assert not MARK.exists()
+    assert not Path("pwned").exists()
+
+
+def test_what_a_model_file_names_is_said(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(HOSTILE["a name"])
     with pytest.raises(ChronosError, match=r"it refers to (os|posix|nt)\.system"):
         read_pickle(tmp_path / "m.pkl")
 
@@ -104,71 +146,6 @@ def test_dropout_is_the_same_when_a_run_goes_on(
     whole = train(path, waves, output=tmp_path / "whole")
     train(path, waves, "--fail-at-step", "7")
     assert train(path, waves).weights() == whole.weights()
-
-
-def test_stopped_it_saves_where_it_is_and_goes_on_from_there(
-    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
-) -> None:
-    output = tmp_path / "stopped"
-    started = start_apart(arguments(config(), waves, output, "--step-seconds", "0.2"))
-    await_steps(output, 4)
-    began = time.monotonic()
-    os.killpg(started.pid, signal.SIGTERM)
-    out, err = started.communicate(timeout=60)
-    assert started.returncode == 75, err
-    assert time.monotonic() - began < 10
-    assert '"interrupted": true' in out
-    again = train(config(), waves, output=output)
-    assert again.one("resume")["step"] >= 4
-    assert again.weights() == whole.weights()
-
-
-def test_vanished_it_goes_on_from_its_last_checkpoint(
-    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
-) -> None:
-    output = tmp_path / "gone"
-    assert run_apart(arguments(config(), waves, output, "--crash-at-step", "11"), output).status == 70
-    again = train(config(), waves, output=output)
-    assert again.one("resume")["step"] == 8
-    assert again.weights() == whole.weights()
-
-
-def test_two_processes_learn_what_one_does_and_either_goes_on_for_the_other(
-    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
-) -> None:
-    output = tmp_path / "two"
-    words = arguments(config(), waves, output)
-    broken = run_apart([*words, "--fail-at-step", "7"], output, processes=2)
-    assert broken.status != 0
-    assert broken.one("start")["world_size"] == 2
-    np.testing.assert_allclose(broken.losses(), whole.losses()[:6], rtol=1e-5)
-    alone = train(config(), waves, output=output)
-    assert alone.one("resume")["step"] == 4
-    np.testing.assert_allclose(alone.losses(), whole.losses()[4:], rtol=1e-5)
-
-
-def test_stopped_under_torchrun_it_saves_and_ends_in_time(
-    train: Train, config: Config, waves: Path, whole: Outcome, tmp_path: Path
-) -> None:
-    output = tmp_path / "two"
-    started = start_apart(arguments(config(), waves, output, "--step-seconds", "0.2"), processes=2)
-    await_steps(output, 4)
-    began = time.monotonic()
-    os.killpg(started.pid, signal.SIGTERM)
-    out, err = started.communicate(timeout=60)
-    assert time.monotonic() - began < 10
-    assert started.returncode != 0, "torchrun itself says 1 here; the events tell what happened"
-    assert '"interrupted": true' in out, err
-    again = train(config(), waves, output=output)
-    assert again.one("resume")["step"] >= 4
-    np.testing.assert_allclose(again.losses()[-1], whole.losses()[-1], rtol=1e-5)
-
-
-def await_steps(output: Path, step: int) -> None:
-    end = time.monotonic() + 120
-    while not (output / f"checkpoints/checkpoint-{step}").is_dir():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_at_the_last_step_there_is_nothing_left_to_learn(
@@ -239,6 +216,21 @@ def test_fine_tuning_starts_from_a_model_and_tells_what_it_could_before(
     assert core["chronos_config"]["context_length"] == 32
     assert core["chronos_config"]["time_encoding_scale"] == 48, "the scale that it has learned with"
     assert tuned.all("metric")[0]["lr"] == pytest.approx(1e-5)
+
+
+def test_what_the_start_model_could_is_told_by_a_run_that_went_on_as_well(
+    train: Train, config: Config, waves: Path, whole: Outcome
+) -> None:
+    path = config(
+        model_id=str(whole.output / "models/chronos2"), max_steps=4, save_steps=2, learning_rate=0.01
+    )
+    assert train(path, waves, "--fail-at-step", "4").status == 3
+    again = train(path, waves)
+    assert again.one("resume")["step"] == 2
+    final = again.one("final")
+    could = whole.one("final")["metrics"]
+    assert final["baselines"]["zero_shot"] == pytest.approx({key: could[key] for key in ("WQL", "MASE")})
+    assert final["metrics"]["WQL"] != pytest.approx(could["WQL"]), "it has learned since"
 
 
 def drop_a_weight(folder: Path) -> None:

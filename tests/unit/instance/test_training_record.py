@@ -62,6 +62,7 @@ def test_history_is_thinned_evenly_and_keeps_both_ends(count: int) -> None:
 
 END = {"event": "train_end", "steps": 9, "interrupted": False}
 FINAL = {"event": "final", "metrics": {"WQL": 0.1}}
+ZERO = {"event": "metric", "step": 1, "loss": 0}
 NAN = {"event": "metric", "step": 4, "loss": math.nan}
 
 
@@ -79,6 +80,10 @@ NAN = {"event": "metric", "step": 4, "loss": math.nan}
         (verdict(0, {"event": "final", "metrics": {"WQL": None}}), "failed", 1),
         (verdict(0, {"event": "metric", "loss": 1, "grad_norm": math.nan}), "failed", 1),
         (verdict(0, {"event": "metric", "loss": 1, "grad_norm": math.inf}), "completed", 0),
+        (verdict(0, ZERO, ZERO), "failed", 1),
+        (verdict(0, ZERO, END, FINAL, needs_closing_events=True), "failed", 1),
+        (verdict(0, {"event": "metric", "loss": 0.5}, ZERO), "completed", 0),
+        (verdict(0, ZERO, {"event": "metric", "loss": 0.5}, ZERO), "completed", 0),
         (verdict(-9), "failed", 137),
         (verdict(-60), "failed", 188),
         (verdict(75), "interrupted", 75),
@@ -88,6 +93,7 @@ NAN = {"event": "metric", "step": 4, "loss": math.nan}
         (verdict(-15, signum=15), "interrupted", 143),
         (verdict(1, signum=2), "interrupted", 1),
         (verdict(0, {**END, "interrupted": True}), "interrupted", 75),
+        (verdict(1, {**END, "interrupted": True}, signum=15), "interrupted", 75),
         (verdict(0, lost="gone"), "interrupted", 143),
     ],
 )
