@@ -31,7 +31,8 @@ SMALL: Final[dict[str, Any]] = {
     "model_config": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
 }
 TINY: Final = {"model_size": "tiny", "max_steps": 100_000, "save_steps": 100_000, "log_steps": 1}
-_PATIENCE: Final = 300.0
+_PATIENCE: Final = 1800.0
+"""Longer than any start-up on a busy machine."""
 
 
 def write_waves(folder: Path, length: int) -> Path:
@@ -189,5 +190,7 @@ def wrapped(folder: Path, processes: int) -> Iterator[subprocess.Popen[str]]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
