@@ -91,7 +91,12 @@ class Screen:
             if sight.deadline is not None:
                 cost += f" (in {span_text(max(0, (sight.deadline - now).total_seconds()))})"
             facts.append(cost)
-        lines = [spread(where, Text(machine.strip(), style="dim"), width), Text(self._dot.join(facts))]
+        lines = [spread(where, Text(machine.strip(), style="dim"), width)]
+        whole = self._dot.join(facts)
+        # The dollars get a line of their own rather than be cut.
+        lines += (
+            [Text(whole)] if cell_len(whole) <= width else [Text(self._dot.join(facts[:-1])), Text(facts[-1])]
+        )
         if record is not None and record.usage is not None:
             lines.append(Text(record.usage.sentence, style="dim"))
         lines += [Text(printable(word), style="yellow") for word in self._alarms(sight, age, note)]
@@ -114,7 +119,7 @@ class Screen:
 
     def _phases(self, sight: Sight, now: datetime, width: int) -> list[Text]:
         known = {phase.name: phase for phase in sight.phases}
-        names = [*PHASES, *(name for name in known if name not in PHASES)]
+        names = [*(name for name in known if name not in PHASES), *PHASES]
         return [self._phase(name, known.get(name), sight, now, width) for name in names]
 
     def _phase(self, name: str, phase: Phase | None, sight: Sight, now: datetime, width: int) -> Text:
@@ -162,9 +167,9 @@ class Screen:
         """The phases in as many lines as there are: first those to come go, then those that have been."""
         if len(rows) <= room:
             return list(rows)
-        reached = [
-            row for row, name in zip(rows, PHASES, strict=False) if name in {p.name for p in sight.phases}
-        ]
+        known = [phase.name for phase in sight.phases]
+        names = [*(name for name in known if name not in PHASES), *PHASES]
+        reached = [row for row, name in zip(rows, names, strict=True) if name in known]
         return reached[-max(1, room) :] if reached else list(rows[: max(1, room)])
 
     # -- training and machine

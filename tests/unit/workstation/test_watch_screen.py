@@ -110,6 +110,13 @@ def test_it_has_all_that_a_person_asks_for(width: int, height: int) -> None:
     assert "✔ data_sync" in text and "· cleanup" in text
 
 
+def test_the_dollars_are_not_cut_and_the_launch_comes_first() -> None:
+    lines = drawn(training(phases=(Phase("launch", NOW - timedelta(seconds=5)),)), 70)
+    assert any(line == "$0.27 so far, $4.52 at the deadline (in 5 h 00 min)" for line in lines)
+    names = [line.split()[1] for line in lines if line.startswith((" ▶", " ·"))]
+    assert names == ["launch", *PHASES]
+
+
 def test_the_log_has_the_room_that_is_left_and_its_newest_lines() -> None:
     for height in (24, 40):
         lines = drawn(training(), 80, height)
