@@ -5,7 +5,7 @@ Run by the CDK CLI (see cdk.json). It reads CDK context only and makes no AWS ca
     cdk deploy --method direct -c environments=dev,prod -c availability_zones=2
 
 Context keys, all optional (chronos_cdk/settings.py): environments, availability_zones, log_retention_days,
-glacier_after_days, notify_email, alarm_hours, instance_types.
+glacier_after_days, notify_email, alarm_hours, instance_types, nodes.
 """
 
 from __future__ import annotations

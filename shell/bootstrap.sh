@@ -13,6 +13,7 @@
 #   CHRONOS_ENVIRONMENT_ARCHIVE and _SHA256, CHRONOS_DATASET_SHA256, CHRONOS_DEADLINE_MINUTES, CHRONOS_MIN_FREE_DISK_GB,
 #   CHRONOS_HEARTBEAT_SECONDS, CHRONOS_LOG_UPLOAD_SECONDS, CHRONOS_KILL_GRACE_SECONDS,
 #   CHRONOS_KEEP_ON_FAILURE_MINUTES, CHRONOS_ROOT (like DESTDIR; empty on EC2), CHRONOS_TOPIC_ARN (empty: no notices),
+#   CHRONOS_NODES (machines that train together; this one's number is EC2's),
 #   CHRONOS_STALE_MINUTES, CHRONOS_SAMPLE_SECONDS, CHRONOS_IDLE_GPU_MINUTES (0: idle GPUs are not looked for) and
 #   CHRONOS_IDLE_GPU_ACTION (tell|end), CHRONOS_RESUME_FROM (a run whose newest checkpoint this one goes on from; empty: none).
 # Exit codes: 0 trained; 2 usage; 25 this is not the run's EC2 instance; else that of the phase that failed.
@@ -34,6 +35,8 @@ source "$script_dir/lib/instance.sh"
 source "$script_dir/lib/companions.sh"
 # shellcheck source=lib/phases.sh
 source "$script_dir/lib/phases.sh"
+# shellcheck source=lib/nodes.sh
+source "$script_dir/lib/nodes.sh"
 # shellcheck source=lib/ending.sh
 source "$script_dir/lib/ending.sh"
 # shellcheck source=lib/stall.sh
@@ -124,10 +127,14 @@ start_log() {
 }
 
 start_companions() {
-  upload_log_continuously "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
+  upload_log_continuously "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/$(log_name)" \
     "$CHRONOS_LOG_UPLOAD_SECONDS" &
   companion_pids+=($!)
-  watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
+  if leads; then
+    watch_for_kill "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
+  else
+    watch_for_end $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
+  fi
   companion_pids+=($!)
   # One that ended by itself would be a process id for nobody: it is not begun where it has nothing to look for.
   if may_be_interrupted; then
@@ -136,14 +143,16 @@ start_companions() {
   fi
   watch_for_deadline $$ "$stop_reason_file" "$notice_file" &
   companion_pids+=($!)
-  tell_fetched "${log_file%/*}/phase" "$CHRONOS_LOG_UPLOAD_SECONDS" &
-  companion_pids+=($!)
   if [[ $CHRONOS_ACCELERATOR == cuda ]]; then
     watch_for_idle_gpu $$ "$stop_reason_file" "${log_file%/*}/idle-gpu" "${CHRONOS_IDLE_GPU_ACTION:-tell}" 5 &
     companion_pids+=($!)
   fi
-  watch_for_stall tell_stall "${CHRONOS_STALE_MINUTES:-15}" 60 "${log_file%/*}/moved" "$data" "$home" &
-  companion_pids+=($!)
+  if leads; then
+    tell_fetched "${log_file%/*}/phase" "$CHRONOS_LOG_UPLOAD_SECONDS" &
+    companion_pids+=($!)
+    watch_for_stall tell_stall "${CHRONOS_STALE_MINUTES:-15}" 60 "${log_file%/*}/moved" "$data" "$home" &
+    companion_pids+=($!)
+  fi
 }
 
 # Ends the companions, after the call each may be in the middle of: an upload that ended later than the last one
@@ -172,8 +181,11 @@ run_phase() {
   phase_reached "$phase"
 }
 
+# Writes the state, which is the first node's to write. <status> <step> [json object of further changes]
+move_state() { ! leads || move_run "$@"; }
+
 # <status> <step> [json object of further changes]
-move_state() {
+move_run() {
   transition_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$@"
 }
 
@@ -189,6 +201,10 @@ on_exit() {
   power_off "$(minutes_within_deadline "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))")"
   stop_work
   if ((status != 0)); then note_stop_reason; fi
+  if ! leads; then
+    end_node "$status"
+    exit "$status"
+  fi
   outcome=$(outcome_of "$status")
   if [[ $outcome != succeeded ]]; then rescue "$status"; fi
   if [[ $outcome == failed ]]; then keep_if_asked; fi
@@ -200,6 +216,7 @@ on_exit() {
   tell_end "$outcome" "$phase" "$error" "$INSTANCE_ID"
   flush_log
   delete_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" || log_warn "the state file could not be deleted; the next launch takes the claim over"
+  end_other_nodes
   timeout 60 aws ec2 terminate-instances --instance-ids "$INSTANCE_ID" >/dev/null || log_warn "terminate-instances failed; powering off does it"
   power_off
   exit "$status"
@@ -211,6 +228,7 @@ main() {
   # A user's or an AMI's own output format would break every answer that is read here.
   export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-5}
   confirm_instance "$CHRONOS_RUN_ID"
+  find_place
   trap on_exit EXIT
   trap 'exit "$EXIT_TERMINATED"' TERM
   trap 'exit "$EXIT_INTERRUPTED"' INT
@@ -226,7 +244,8 @@ main() {
   start_sampler "${log_file%/*}"
   run_phase gpu_preflight initialization phase_gpu_preflight
   run_phase data_sync data_sync phase_data_sync
-  tell start &
+  if many_nodes; then meet_nodes; fi
+  if leads; then tell start & fi
   run_phase training training phase_training
   stop_sampler
   run_phase results_sync results_sync phase_results_sync

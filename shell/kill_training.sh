@@ -34,7 +34,7 @@ source "$script_dir/lib/outside_switch.sh"
 source "$script_dir/lib/notices.sh"
 
 environment='' assume_yes=false now=false dry_run=false as_json=false
-bucket='' topic='' run_id='' unlisted_id='' instance_ids='[]' run_ids='[]' grace=0
+bucket='' topic='' run_id='' unlisted_ids=() nodes='{}' instance_ids='[]' run_ids='[]' grace=0
 state_is='missing' corrupt_etag='' unseen_status=0
 
 parse_arguments() {
@@ -81,7 +81,13 @@ take_stock() {
   live=$(live_instances "$environment")
   instance_ids=$(jq -c '[.[].id]' <<<"$live")
   if [[ $state_is == valid ]]; then
-    unlisted_id=$(jq -r --argjson ids "$instance_ids" '.instance_id // "" | select(IN($ids[]) | not)' <<<"$STATE_JSON")
+    readarray -t unlisted_ids < <(jq -r --argjson ids "$instance_ids" \
+      '[.instance_id // empty, .control.instance_ids[]?] | unique[] | select(IN($ids[]) | not)' <<<"$STATE_JSON")
+  fi
+  # How many machines each run has, or had: so many outside switches go with it.
+  nodes=$(jq -c 'group_by(.run_id) | map({key: (.[0].run_id // ""), value: (map(.node) | max + 1)}) | from_entries' <<<"$live")
+  if [[ $state_is == valid ]]; then
+    nodes=$(jq -c --argjson state "$STATE_JSON" '.[$state.run_id] = ([.[$state.run_id], $state.control.nodes, 1] | max)' <<<"$nodes")
   fi
   run_ids=$(jq -c --arg held "$run_id" '[.[].run_id, $held] | map(select(. != null and . != "")) | unique' <<<"$live")
 }
@@ -153,11 +159,14 @@ wait_until_gone() {
   done
 }
 
-# Terminates the instance that the state file names and the search by tag does not show: EC2 lists a new one late.
+# Terminates what the state file names and the search by tag does not show: EC2 lists a new one late. Each by itself: one
+# that EC2 has forgotten would save the others.
 end_unlisted() {
-  [[ -n $unlisted_id ]] || return 0
-  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$unlisted_id" --output json; then return 0; fi
-  if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then log_error "terminate-instances: $AWS_ERROR_TEXT"; fi
+  local id
+  for id in "${unlisted_ids[@]}"; do
+    if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$id" --output json; then continue; fi
+    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then log_error "terminate-instances: $AWS_ERROR_TEXT"; fi
+  done
 }
 
 # Terminates what is left, and makes sure.
@@ -242,7 +251,7 @@ end_runs() {
   # An instance that had the time has told it already.
   topic=$(heard_topic "$topic")
   for run in "${ended[@]}"; do
-    disarm_outside_switch "$exports" "$environment" "$run"
+    disarm_outside_switches "$exports" "$environment" "$run" "$(jq -r --arg run "$run" '.[$run] // 1' <<<"$nodes")"
     notify "$topic" "$bucket" "$environment" "$run" end
   done
 }

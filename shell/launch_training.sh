@@ -96,6 +96,7 @@ gather_facts() {
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
   if [[ $(setting outside_switch) == true ]]; then require_outside_switch "$exports"; fi
+  require_cluster
   side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic require_start_model
   find_checkpoint "$resume_from" >"$work/find_checkpoint"
 }
@@ -167,18 +168,18 @@ claim() {
   return "$EXIT_HELD"
 }
 
-# Called for each instance that EC2 has accepted: one without the outside switch does not stay.
+# Called with the instances that EC2 has accepted: without the outside switch they do not stay.
 after_acceptance() {
   if [[ $(setting outside_switch) != true ]]; then return 0; fi
   switch_tried=true
-  if arm_outside_switch "$exports" "$environment" "$run_id" "$1" "$(jq -r .deadline "$work/run.json")"; then return 0; fi
+  if arm_outside_switches "$exports" "$environment" "$run_id" "$(jq -r .deadline "$work/run.json")" "$@"; then return 0; fi
   problem="the outside switch cannot be armed, so the instance was terminated: $AWS_ERROR_TEXT"
   return "$EXIT_LAUNCH_REFUSED"
 }
 
-# Takes back what was made for an instance that has come to nothing.
+# Takes back what was made for instances that have come to nothing.
 after_loss() {
-  if [[ $switch_tried == true ]]; then disarm_outside_switch "$exports" "$environment" "$run_id"; fi
+  if [[ $switch_tried == true ]]; then disarm_outside_switches "$exports" "$environment" "$run_id" "$(setting nodes)"; fi
 }
 
 start_instance() {
@@ -196,8 +197,8 @@ settle_early_end() {
     log_warn "run $run_id has ended already: $EARLY_OUTCOME; look at it: invoke watch --env $environment --run $run_id"
     return "$EARLY_STATUS"
   fi
-  log_error "run $run_id was ended while it was being launched${EARLY_OUTCOME:+ ($EARLY_OUTCOME)}; terminating $instance_id"
-  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json; then
+  log_error "run $run_id was ended while it was being launched${EARLY_OUTCOME:+ ($EARLY_OUTCOME)}; terminating ${instance_ids[*]}"
+  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${instance_ids[@]}" --output json; then
     after_loss
   else
     log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
@@ -210,7 +211,7 @@ record_instance() {
   local changes status=0
   changes=$(ladder_record)
   amend_state "$bucket" "$environment" "$run_id" \
-    "$(jq -c '{instance_id: .instance.id, instance_type: .instance.type, control: {deadline}}' <<<"$changes")" || status=$?
+    "$(jq -c '{instance_id: .instance.id, instance_type: .instance.type, control: ({deadline} + if .instance.ids then {instance_ids: .instance.ids} else {} end)}' <<<"$changes")" || status=$?
   if ((status == EXIT_NO_SUCH_RUN)); then
     settle_early_end
     return $?
@@ -260,6 +261,7 @@ on_exit() {
 }
 
 print_plan() {
+  local node
   printf '# user data (%d bytes)\n' "$(wc -c <"$work/user_data.sh")"
   cat "$work/user_data.sh"
   printf '\n# calls that would change something\n'
@@ -270,20 +272,23 @@ print_plan() {
   printf '# one of these, tried in this order until one has capacity\n'
   print_ladder
   if [[ $(setting outside_switch) == true ]]; then
-    print_command aws scheduler create-schedule --cli-input-json \
-      "$(outside_switch_request "$exports" "$environment" "$run_id" i-… "$(jq -r .deadline "$work/run.json")")"
+    for ((node = 0; node < $(setting nodes); node++)); do
+      print_command aws scheduler create-schedule --cli-input-json \
+        "$(outside_switch_request "$exports" "$environment" "$run_id" i-… "$(jq -r .deadline "$work/run.json")" "$node")"
+    done
   fi
 }
 
 report() {
   local prefix="s3://$bucket/$environment/$run_id/"
-  if [[ -z $EARLY_OUTCOME ]]; then log_info "run $run_id: instance $instance_id ($(pool_words)) is starting; results will be in $prefix"; fi
+  if [[ -z $EARLY_OUTCOME ]]; then log_info "run $run_id: instance ${instance_ids[*]} ($(pool_words)) is starting; results will be in $prefix"; fi
   log_info "follow it: invoke watch --env $environment    end it: invoke kill --env $environment"
   if [[ $as_json == true ]]; then
     # shellcheck disable=SC2016  # a jq program
     jq -cn --arg run "$run_id" --arg id "$instance_id" --arg env "$environment" --arg prefix "$prefix" \
-      --slurpfile money "$work/gather_prices" \
-      '{run_id: $run, instance_id: $id, environment: $env, s3_prefix: $prefix, estimate: $money[0].estimate}'
+      --slurpfile money "$work/gather_prices" --args \
+      '{run_id: $run, instance_id: $id, environment: $env, s3_prefix: $prefix, estimate: $money[0].estimate}
+        + if ($ARGS.positional | length) > 1 then {instance_ids: $ARGS.positional} else {} end' "${instance_ids[@]}"
   fi
 }
 

@@ -9,6 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from chronos_cdk.cluster import TrainingCluster
 from chronos_cdk.identity import PROJECT_TAG_VALUE, InstanceIdentity
 from chronos_cdk.nag import acknowledge_wildcard
 from chronos_cdk.network import TrainingNetwork
@@ -58,6 +59,7 @@ class LauncherPolicy(Construct):
         *,
         bucket: s3.IBucket,
         network: TrainingNetwork,
+        cluster: TrainingCluster | None,
         identity: InstanceIdentity,
         switch: OutsideSwitch,
         notices: Notices,
@@ -71,7 +73,7 @@ class LauncherPolicy(Construct):
             statements=[
                 iam.PolicyStatement(sid="Look", actions=list(_LOOKS), resources=["*"]),
                 *self._of_the_stack(bucket, identity, switch, notices),
-                *self._start(network),
+                *self._start(network, cluster),
                 *self._pass_roles(identity, switch),
                 self._end(),
                 self._schedule(),
@@ -123,7 +125,9 @@ class LauncherPolicy(Construct):
             ),
         ]
 
-    def _start(self, network: TrainingNetwork) -> Sequence[iam.PolicyStatement]:
+    def _start(
+        self, network: TrainingNetwork, cluster: TrainingCluster | None
+    ) -> Sequence[iam.PolicyStatement]:
         """EC2 asks about each thing that a launch makes, which has no id yet, and about each that it uses."""
         made = ["instance", "network-interface", "volume"]
         # The machine's credentials are not to be had by whoever makes it fetch a page: IMDSv2 alone.
@@ -133,6 +137,11 @@ class LauncherPolicy(Construct):
             *(self._arn(f"subnet/{subnet.subnet_id}") for subnet in network.vpc.public_subnets),
             self._arn(f"security-group/{network.security_group.security_group_id}"),
         ]
+        if cluster is not None:
+            used += [
+                self._arn(f"security-group/{cluster.security_group.security_group_id}"),
+                self._arn(f"placement-group/{cluster.placement_group.placement_group_name}"),
+            ]
         create = {"StringEquals": {**_TAGGED["StringEquals"], "ec2:CreateAction": "RunInstances"}}
         return [
             iam.PolicyStatement(

@@ -13,6 +13,7 @@ RESERVED_PREFIXES = frozenset({"cached-datasets", "logs"})
 DEFAULT_ENVIRONMENTS = "dev,prod"
 EMAIL = re.compile(r"[^@\s,;<>\"']+@[^@\s,;<>\"']+\.[^@\s,;<>\"']+")
 INSTANCE_TYPE = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
+MOST_NODES = 64
 LONGEST_ALARM_HOURS = 168  # CloudWatch looks back seven days at most
 
 
@@ -32,6 +33,7 @@ class StackSettings:
         notify_email: Address that is sent the notices; empty: nobody.
         alarm_hours: Hours that a machine may live before an alarm says so; 0: no alarm.
         instance_types: The types that the alarms watch, one alarm each.
+        nodes: Machines that a run may have; more than one need a network among themselves.
     """
 
     environments: tuple[str, ...] = ("dev", "prod")
@@ -41,6 +43,7 @@ class StackSettings:
     notify_email: str = ""
     alarm_hours: int = 0
     instance_types: tuple[str, ...] = ()
+    nodes: int = 1
 
     @classmethod
     def from_context(cls, get: Callable[[str], Any]) -> StackSettings:
@@ -61,6 +64,7 @@ class StackSettings:
             notify_email=_email(get("notify_email")),
             alarm_hours=alarm_hours,
             instance_types=_instance_types(get("instance_types"), needed=alarm_hours > 0),
+            nodes=_whole_number(get, "nodes", default=1, low=1, high=MOST_NODES),
         )
 
 

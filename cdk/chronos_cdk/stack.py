@@ -6,6 +6,7 @@ import aws_cdk as cdk
 from constructs import Construct
 
 from chronos_cdk.alarms import LifetimeAlarms
+from chronos_cdk.cluster import TrainingCluster
 from chronos_cdk.identity import PROJECT_TAG_VALUE, InstanceIdentity
 from chronos_cdk.launcher import LauncherPolicy
 from chronos_cdk.network import TrainingNetwork
@@ -33,6 +34,7 @@ class ChronosTrainingStack(cdk.Stack):
             analytics_reporting=False,
         )
         network = TrainingNetwork(self, "Network", availability_zones=settings.availability_zones)
+        cluster = TrainingCluster(self, "Cluster", vpc=network.vpc) if settings.nodes > 1 else None
         storage = TrainingBucket(
             self,
             "Storage",
@@ -50,6 +52,7 @@ class ChronosTrainingStack(cdk.Stack):
             "Launcher",
             bucket=storage.bucket,
             network=network,
+            cluster=cluster,
             identity=identity,
             switch=switch,
             notices=notices,
@@ -72,6 +75,9 @@ class ChronosTrainingStack(cdk.Stack):
         self._export("SchedulerRoleArn", switch.role.role_arn)
         self._export("TopicArn", notices.topic.topic_arn)
         self._export("LauncherPolicyArn", launcher.policy.managed_policy_arn)
+        if cluster is not None:
+            self._export("ClusterSecurityGroupId", cluster.security_group.security_group_id)
+            self._export("PlacementGroupName", cluster.placement_group.placement_group_name)
         self._say_what_destroy_keeps(storage.bucket.bucket_name)
 
     def _export(self, name: str, value: str) -> None:

@@ -17,6 +17,8 @@ source "$_ending_lib_dir/phases.sh"
 source "$_ending_lib_dir/timeline.sh"
 # shellcheck source=sampler.sh
 source "$_ending_lib_dir/sampler.sh"
+# shellcheck source=nodes.sh
+source "$_ending_lib_dir/nodes.sh"
 
 stop_reason() { cat "$stop_reason_file" 2>/dev/null || true; }
 
@@ -24,6 +26,7 @@ stop_reason() { cat "$stop_reason_file" 2>/dev/null || true; }
 note_stop_reason() {
   if [[ -n $stop_reason_file && ! -s $stop_reason_file ]]; then
     reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
+    if many_nodes && [[ ! -s $stop_reason_file ]]; then look_for_lost_node; fi
   fi
 }
 
@@ -56,6 +59,7 @@ explain_end() {
     interrupted) explain_interruption "$notice_file" "$phase" "$data/output" ;;
     deadline) explain_deadline "$notice_file" "$phase" "$data/output" ;;
     idle_gpu) explain_idle_gpu "${stop_reason_file%/*}/idle-gpu" ;;
+    node) explain_lost_node ;;
     lost) printf 'the claim on the environment was lost to another run\n' ;;
     *) printf '%s\n' "${problem:-phase $phase ended with exit code $1; see logs/bootstrap.log}" ;;
   esac
@@ -73,11 +77,12 @@ mark_failed() {
   log_error "phase $phase failed (exit code $1): $2"
   # shellcheck disable=SC2016  # a jq program
   changes=$(jq -cn --arg error "$2" --arg id "$INSTANCE_ID" '{error_message: $error, instance_id: $id}')
-  case $(stop_reason) in '' | interrupted | deadline | idle_gpu) move_state failed "$phase" "$changes" || true ;; esac
+  case $(stop_reason) in '' | interrupted | deadline | idle_gpu | node) move_state failed "$phase" "$changes" || true ;; esac
 }
 
 # Saves what a run that did not succeed has made, and marks it failed. <exit status>   Sets `error`.
 rescue() {
+  if many_nodes; then post_end "$(stop_reason)" "$problem"; fi
   if time_is_short; then
     # First what can be lost: the reason names the step that is safe.
     save_results "$(seconds_to_save "$notice_file")"
@@ -110,7 +115,7 @@ describe_work() {
     || work='{}'
   # shellcheck disable=SC2016  # a jq program
   jq -cn --argjson phases "$phase_times" --arg id "$INSTANCE_ID" --argjson work "$work" \
-    --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" --argjson requests "$(counted_requests)" \
+    --argjson checkpoints "$(checkpoint_facts "$data/output" "$interrupted")" --argjson requests "$(counted_requests | requests_of_all_nodes)" \
     --argjson timeline "$(whole_timeline "$data/output")" --arg used "$environment_used" \
     '{phases: $phases, timeline: $timeline, instance: {id: $id}}
      + (if $used == "" then {} else {environment_archive: {used: $used}} end) + $work + $checkpoints + $requests'
@@ -143,6 +148,6 @@ flush_log() {
     if tail -n 1 "$log_file" | grep -qF "end of the log of run"; then break; fi
     sleep 0.1
   done
-  upload_log "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/logs/bootstrap.log" \
+  upload_log "$log_file" "$CHRONOS_BUCKET" "$CHRONOS_ENV/$CHRONOS_RUN_ID/$(log_name)" \
     || log_warn "the last log lines could not be uploaded; the console output has them"
 }

@@ -15,6 +15,8 @@ source "$_interruption_lib_dir/instance.sh"
 source "$_interruption_lib_dir/companions.sh"
 # shellcheck source=run_record.sh
 source "$_interruption_lib_dir/run_record.sh"
+# shellcheck source=nodes.sh
+source "$_interruption_lib_dir/nodes.sh"
 
 readonly INTERRUPTION_LOOK_SECONDS=5
 readonly SECONDS_FOR_THE_RECORD=20
@@ -56,6 +58,10 @@ take_notice() {
 
 # Tells the laptop, in case that the machine is gone before it can record its end. <notice file>
 mark_interruption() {
+  if ! leads; then
+    post_end interrupted "EC2 takes this spot machine back"
+    return 0
+  fi
   amend_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "$(jq -c '{control: {interruption: .}}' "$1")" 2>/dev/null || true
 }
 

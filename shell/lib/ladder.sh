@@ -103,7 +103,7 @@ _try_pools() {
     _tries[index]=$((${_tries[index]:-0} + 1))
     status=0
     try_pool "${_tries[index]}" || status=$?
-    if ((status == 0)); then log_info "$words: instance $instance_id"; fi
+    if ((status == 0)); then log_info "$words: instance ${instance_ids[*]}"; fi
     if ((status != EXIT_FAILED)); then return "$status"; fi
     _note_attempt "$words"
     if [[ $REFUSAL_MOVES_ON == true ]]; then continue; fi
@@ -127,9 +127,11 @@ _note_attempt() {
 # What the instance, its pool and the attempts before it change in run.json; the deadline is that of its user data.
 ladder_record() {
   # shellcheck disable=SC2016  # a jq program
-  jq -c --argjson attempts "$LADDER_ATTEMPTS" --argjson pool "$(_pool_json)" --arg id "$instance_id" '
-    {instance: {id: $id, type: $pool.instance_type, market: $pool.market}, pool: $pool, attempts: $attempts, deadline, switches}' \
-    "$work/run.json"
+  jq -c --argjson attempts "$LADDER_ATTEMPTS" --argjson pool "$(_pool_json)" --args '
+    $ARGS.positional as $ids
+    | {instance: ({id: $ids[0], type: $pool.instance_type, market: $pool.market} + if ($ids | length) > 1 then {ids: $ids} else {} end),
+     pool: $pool, attempts: $attempts, deadline, switches}' \
+    "${instance_ids[@]}" <"$work/run.json"
 }
 
 # Stops at a refusal that no other pool would mend; says what to do. A quota is its market's own: spot's leaves on-demand.

@@ -72,15 +72,17 @@ _vcpus_of() {
 }
 
 _explain_vcpu_quota() {
-  local value needed
+  local value needed nodes
   if [[ -z $pool_quota_code ]]; then
     printf 'which quota limits %s is not known here; look for its family in the Service Quotas console\n' "$pool_type"
     return 0
   fi
   value=$(_quota_value ec2 "$pool_quota_code")
   needed=$(_vcpus_of "$pool_type")
+  nodes=$(jq -r '.nodes // 1' <<<"${settings:-null}")
+  if [[ -n $needed ]]; then needed=$((needed * nodes)); fi
   printf 'quota %s (%s) is %s vCPUs in %s; %s needs %s\n' "$pool_quota_code" "$pool_quota_name" \
-    "${value:-an unknown number of}" "${AWS_DEFAULT_REGION:-this region}" "$pool_type" "${needed:-some}"
+    "${value:-an unknown number of}" "${AWS_DEFAULT_REGION:-this region}" "$( ((nodes == 1)) || printf '%d x ' "$nodes")$pool_type" "${needed:-some}"
   _print_increase ec2 "$pool_quota_code" "$((${value:-0} + ${needed:-8}))"
 }
 

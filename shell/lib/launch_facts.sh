@@ -108,6 +108,14 @@ require_start_model() {
   done
 }
 
+# Whether the stack has what machines need that train together; says what to do when it has not.
+require_cluster() {
+  if (($(setting nodes) > 1)) && jq -e '(.ClusterSecurityGroupId and .PlacementGroupName) | not' <<<"$exports" >/dev/null; then
+    log_error "nodes is $(setting nodes), and the stack has no placement group and security group for machines that train together: set nodes in invoke.yaml for an environment of this stack and run invoke deploy"
+    return "$EXIT_NOT_DEPLOYED"
+  fi
+}
+
 # Prints the stack's subnets as {subnet_id, zone}, in the order of its export. A zone that may not be asked for is null: only
 # the words for a pool lack it then.
 fetch_subnets() {

@@ -13,8 +13,8 @@ source "$_outside_switch_lib_dir/state_helpers.sh"
 readonly OUTSIDE_GRACE_SECONDS=300
 readonly _SWITCH_ATTEMPTS=5
 
-# Prints the name of a run's schedule. <env> <run_id>
-outside_switch_name() { printf 'chronos-%s-%s\n' "$1" "$2"; }
+# Prints the name of the schedule of a run's node. <env> <run_id> [node, from 0]
+outside_switch_name() { printf 'chronos-%s-%s%s\n' "$1" "$2" "$( ((${3:-0} == 0)) || printf -- '-%d' "$3")"; }
 
 # Whether the stack has a group and a role for schedules; says what to do when it has not. <exports json>
 require_outside_switch() {
@@ -24,10 +24,10 @@ require_outside_switch() {
   fi
 }
 
-# Prints the request that arms a switch, as one JSON object. <exports json> <env> <run_id> <instance id> <deadline>
+# Prints the request that arms a switch, as one JSON object. <exports json> <env> <run_id> <instance id> <deadline> [node]
 outside_switch_request() {
   # shellcheck disable=SC2016  # a jq program
-  jq -c --arg name "$(outside_switch_name "$2" "$3")" --arg id "$4" --arg deadline "$5" \
+  jq -c --arg name "$(outside_switch_name "$2" "$3" "${6:-0}")" --arg id "$4" --arg deadline "$5" \
     --argjson grace "$OUTSIDE_GRACE_SECONDS" '{
       Name: $name,
       GroupName: .ScheduleGroupName,
@@ -46,7 +46,7 @@ outside_switch_request() {
 }
 
 # Arms the switch of a run's instance; one that is armed for it already is left, one for another is replaced.
-# <exports json> <env> <run_id> <instance id> <deadline>   Returns 0, or EXIT_LAUNCH_REFUSED after having said why.
+# <exports json> <env> <run_id> <instance id> <deadline> [node]   Returns 0, or EXIT_LAUNCH_REFUSED after having said why.
 arm_outside_switch() {
   local request token attempt
   request=$(outside_switch_request "$@") || return "$EXIT_LAUNCH_REFUSED"
@@ -60,7 +60,7 @@ arm_outside_switch() {
       ConflictException)
         if _is_armed "$request"; then return 0; fi
         # The name is the run's, so what has it is this run's switch, for an instance that came to nothing.
-        disarm_outside_switch "$1" "$2" "$3"
+        disarm_outside_switch "$1" "$2" "$3" "${6:-0}"
         token=$(random_nonce)
         ;;
       # IAM shows a role that has just been made a little late.
@@ -71,6 +71,24 @@ arm_outside_switch() {
   done
   _explain_unarmed "$request"
   return "$EXIT_LAUNCH_REFUSED"
+}
+
+# Arms a switch for each node of a run. Not one for all: TerminateInstances ends nothing when EC2 has forgotten one of
+# those it is given, and it forgets what has been gone for an hour.
+# <exports json> <env> <run_id> <deadline> <instance id…>   Returns as arm_outside_switch does.
+arm_outside_switches() {
+  local exports=$1 environment=$2 run_id=$3 deadline=$4 node=0 id
+  shift 4
+  for id in "$@"; do
+    arm_outside_switch "$exports" "$environment" "$run_id" "$id" "$deadline" "$node" || return $?
+    node=$((node + 1))
+  done
+}
+
+# Deletes the switches of all nodes of a run. <exports json> <env> <run_id> <nodes>
+disarm_outside_switches() {
+  local node
+  for ((node = 0; node < $4; node++)); do disarm_outside_switch "$1" "$2" "$3" "$node"; done
 }
 
 # Whether the schedule that has the name does what is asked. <request json>
@@ -99,13 +117,13 @@ _explain_unarmed() {
   log_error "$advice; or go without it: --set outside_switch=false"
 }
 
-# Deletes a run's switch; one that is not there is fine. Never fails: a switch that stays ends an instance that is gone.
-# <exports json> <env> <run_id>
+# Deletes a switch; one that is not there is fine. Never fails: a switch that stays ends an instance that is gone.
+# <exports json> <env> <run_id> [node]
 disarm_outside_switch() {
   local group name
   group=$(jq -r '.ScheduleGroupName // ""' <<<"$1")
   if [[ -z $group ]]; then return 0; fi
-  name=$(outside_switch_name "$2" "$3")
+  name=$(outside_switch_name "$2" "$3" "${4:-0}")
   retry_with_backoff 4 aws scheduler delete-schedule --name "$name" --group-name "$group" && return 0
   if [[ $AWS_ERROR_CODE != ResourceNotFoundException ]]; then
     log_warn "schedule $name stays until its time, when it ends nothing and goes: $AWS_ERROR_TEXT"

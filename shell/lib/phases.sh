@@ -13,6 +13,8 @@ source "$_phases_lib_dir/environment_image.sh"
 source "$_phases_lib_dir/scratch_disk.sh"
 # shellcheck source=prefetch.sh
 source "$_phases_lib_dir/prefetch.sh"
+# shellcheck source=nodes.sh
+source "$_phases_lib_dir/nodes.sh"
 
 phase_times='[]'
 problem=''
@@ -122,6 +124,7 @@ fetch_checkpoint() {
     || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
   step=$(<"$step_file")
   log_info "going on from step $step of run $CHRONOS_RESUME_FROM"
+  if ! leads; then return 0; fi
   update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"resumed_from_step\": $step}" \
     || log_warn "run.json does not name the step yet"
 }
@@ -142,12 +145,13 @@ stop_checkpoint_sync() {
 
 phase_training() {
   local status=0
-  local -a model=()
+  local -a model=() flags
   if [[ -n ${CHRONOS_START_MODEL:-} ]]; then model=(--model "$start_model"); fi
-  start_checkpoint_sync
+  mapfile -t flags < <(wrapper_flags)
+  if leads; then start_checkpoint_sync; fi
   # The command of `trainer: command` finds the training environment's python first.
   run_waiting env PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
-    --output "$data/output" --bucket "$CHRONOS_BUCKET" --env "$CHRONOS_ENV" --run-id "$CHRONOS_RUN_ID" \
+    --output "$data/output" "${flags[@]}" \
     --grace-seconds "$(((CHRONOS_KILL_GRACE_SECONDS + 2) / 3))" "${model[@]}" || status=$?
   stop_checkpoint_sync
   forget_state # the wrapper has written it since
@@ -160,6 +164,10 @@ phase_training() {
 # [seconds that it may take]
 phase_results_sync() {
   local -a bound=()
+  if ! leads; then
+    save_node_logs
+    return 0
+  fi
   if (($# > 0)); then bound=(timeout "$1"); fi
   run_waiting "${bound[@]}" "$venv_python" -m chronos_ec2.instance.results_sync --bucket "$CHRONOS_BUCKET" \
     --prefix "$CHRONOS_ENV/$CHRONOS_RUN_ID/" --from "$data/output" || fail "the results could not be uploaded; see the log"
@@ -168,6 +176,6 @@ phase_results_sync() {
 # Puts one file under the run's prefix. <file> <name> <content type>
 put_run_file() {
   note_requests P
-  timeout 120 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "$CHRONOS_ENV/$CHRONOS_RUN_ID/$2" --body "$1" \
+  timeout 120 aws s3api put-object --bucket "$CHRONOS_BUCKET" --key "$CHRONOS_ENV/$CHRONOS_RUN_ID/$node_folder$2" --body "$1" \
     --content-type "$3" >/dev/null
 }

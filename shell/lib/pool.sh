@@ -1,10 +1,11 @@
 # shellcheck shell=bash disable=SC2154,SC2034  # the launch script's variables
-# One pool of EC2 capacity: asks it for an instance, never for two, and sees that instance start.
+# One pool of EC2 capacity: asks it for the run's instances by one request, never twice, and sees them start.
 #
 # The pool stands in pool_type, pool_subnet, pool_zone, pool_market, pool_quota_code and pool_quota_name.
-# Reads the launch script's `run_id`, `environment`, `work`, `settings` and `exports`; sets its `instance_id` and
-# `handed_over` (true while an instance holds the claim). The script may define `after_acceptance` and `after_loss`,
-# called with an instance's id when EC2 has accepted it, and when it has ended it at the start.
+# Reads the launch script's `run_id`, `environment`, `work`, `settings` and `exports`; sets its `instance_id` (the
+# first node's), `instance_ids` (all nodes', in the order of their ranks) and `handed_over` (true while an instance holds the
+# claim). The script may define `after_acceptance` and `after_loss`, called with the instances' ids when EC2 has accepted
+# them, and when it has ended one at the start.
 [[ -n ${_CHRONOS_POOL:-} ]] && return 0
 readonly _CHRONOS_POOL=1
 
@@ -20,6 +21,17 @@ source "$_pool_lib_dir/kept_claim.sh"
 readonly PROFILE_PATIENCE=60 START_PATIENCE=180 START_LOOK=2
 # Looks for an instance whose acceptance was never heard of, and the seconds between them: EC2 shows it a little late.
 readonly FIND_LOOKS=6 FIND_LOOK=4
+
+instance_ids=()
+
+# How many machines the run wants.
+wanted_nodes() { jq -r '.nodes // 1' <<<"$settings"; }
+
+# Sets instance_id and instance_ids from a JSON array of instances, in EC2's own order. <json>
+_take_instances() {
+  mapfile -t instance_ids < <(jq -r 'sort_by(.AmiLaunchIndex // 0)[].InstanceId // empty' <<<"$1" 2>/dev/null)
+  instance_id=${instance_ids[0]:-}
+}
 
 # Prints the idempotency token of an attempt at the pool, as workstation/pools.py does. <attempt>
 pool_token() { printf '%s' "$run_id|$pool_type|$pool_subnet|$pool_market|$1" | sha256_of_input; }
@@ -46,19 +58,20 @@ try_pool() {
   token=$(pool_token "$1")
   _request_instance "$token" || return "$EXIT_FAILED"
   handed_over=true
-  if declare -F after_acceptance >/dev/null && ! after_acceptance "$instance_id"; then
-    end_instance
+  if declare -F after_acceptance >/dev/null && ! after_acceptance "${instance_ids[@]}"; then
+    end_instances
     return "$EXIT_LAUNCH_REFUSED"
   fi
-  _see_it_start && return 0
-  if declare -F after_loss >/dev/null; then after_loss "$instance_id" || true; fi
-  instance_id='' handed_over=false
+  _see_them_start && return 0
+  if ((${#instance_ids[@]} > 1)); then _end_the_rest || return $?; fi
+  if declare -F after_loss >/dev/null; then after_loss "${instance_ids[@]}" || true; fi
+  instance_id='' instance_ids=() handed_over=false
   return "$EXIT_FAILED"
 }
 
-# Terminates the instance that was just accepted.
-end_instance() {
-  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$instance_id" --output json; then
+# Terminates the instances that were just accepted.
+end_instances() {
+  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${instance_ids[@]}" --output json; then
     handed_over=false
     return 0
   fi
@@ -66,16 +79,36 @@ end_instance() {
   log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
 }
 
-# Asks EC2 for an instance. <token>   Returns 0 with instance_id set; 1 with REFUSAL_… set.
+# One of several ended at its start: ends the others, and waits until they are gone. What of this attempt still lived could
+# write into the run of the next one.   Returns 0; EXIT_LAUNCH_REFUSED with `problem` set when they do not go.
+_end_the_rest() {
+  local end=$((SECONDS + START_PATIENCE))
+  log_warn "one of ${#instance_ids[@]} machines ended at its start; ending the others"
+  end_instances
+  while ((SECONDS < end)); do
+    if retry_with_backoff 3 aws ec2 describe-instances --instance-ids "${instance_ids[@]}" --output json \
+      && jq -e 'all(.Reservations[].Instances[]; .State.Name == "terminated")' <<<"$AWS_OUTPUT" >/dev/null; then
+      return 0
+    fi
+    keep_claim || true
+    sleep "$START_LOOK"
+  done
+  problem="one of ${#instance_ids[@]} machines ended at its start ($REFUSAL_WORDS), and the others do not go: ${instance_ids[*]}"
+  log_error "$problem; run invoke kill --env $environment"
+  handed_over=true
+  return "$EXIT_LAUNCH_REFUSED"
+}
+
+# Asks EC2 for the instances. <token>   Returns 0 with instance_id and instance_ids set; 1 with REFUSAL_… set.
 _request_instance() {
   local -a run_instances
   local end=$((SECONDS + PROFILE_PATIENCE))
   plan_run_instances "$1"
-  instance_id=''
+  instance_id='' instance_ids=()
   while true; do
     # EC2 says with status 500 that it has no capacity, and the CLI would ask again: here only what is transient is.
     if AWS_MAX_ATTEMPTS=1 retry_with_backoff 6 "${run_instances[@]}"; then
-      instance_id=$(jq -r '.Instances[0].InstanceId // ""' <<<"$AWS_OUTPUT" 2>/dev/null) || true
+      _take_instances "$(jq -c .Instances <<<"$AWS_OUTPUT" 2>/dev/null)"
       if [[ $instance_id == i-* ]]; then return 0; fi
       note_refusal errors '' "the AWS CLI's answer names no instance: $AWS_OUTPUT"
       break
@@ -88,31 +121,31 @@ _request_instance() {
   [[ $REFUSAL_KIND == unknown ]] && _find_instance "$1"
 }
 
-# An answer that never came may hide an instance, so it is looked for by its token, which no other has. <token>
-# Returns 0 with instance_id set, the instance's own end being seen later; 1 when EC2 shows none, which proves nothing.
+# An answer that never came may hide instances, so they are looked for by their token, which no other has. <token>
+# Returns 0 with instance_id and instance_ids set (fewer when EC2 does not show all), the instance's own end being seen later; 1 when EC2 shows none, which proves nothing.
 _find_instance() {
-  local look found
+  local look wanted
+  wanted=$(wanted_nodes)
   log_warn "run-instances has no certain answer ($(plain_error_text "$REFUSAL_TEXT")); looking whether there is an instance"
   for ((look = 0; look < FIND_LOOKS; look++)); do
     if ((look > 0)); then sleep "$FIND_LOOK"; fi
     retry_with_backoff 6 aws ec2 describe-instances --filters "Name=client-token,Values=$1" --output json || continue
-    found=$(jq -r '[.Reservations[].Instances[].InstanceId] | first // ""' <<<"$AWS_OUTPUT")
-    if [[ -n $found ]]; then
-      instance_id=$found
-      log_info "EC2 has the instance: $found"
-      return 0
-    fi
+    _take_instances "$(jq -c '[.Reservations[].Instances[]]' <<<"$AWS_OUTPUT")"
+    if ((${#instance_ids[@]} >= wanted)); then break; fi
   done
-  return 1
+  if [[ -z $instance_id ]]; then return 1; fi
+  log_info "EC2 has the instance: ${instance_ids[*]}"
 }
 
-# Follows the accepted instance until it is no longer pending. Returns 0 when it started, or when EC2 does not say in
-# time; 1 with REFUSAL_… set when EC2 has ended it.
-_see_it_start() {
+# Follows the accepted instances until none is pending. Returns 0 when they started, or when EC2 does not say in time; 1 with
+# REFUSAL_… set when EC2 has ended one.
+_see_them_start() {
   local end=$((SECONDS + START_PATIENCE)) found state code text
   while true; do
-    if retry_with_backoff 3 aws ec2 describe-instances --instance-ids "$instance_id" --output json; then
-      found=$(jq -r '[.Reservations[].Instances[]] | first // {}
+    if retry_with_backoff 3 aws ec2 describe-instances --instance-ids "${instance_ids[@]}" --output json; then
+      # The one that says most: what has ended, else what is pending, else what runs.
+      found=$(jq -r '[.Reservations[].Instances[]]
+        | sort_by(.State.Name as $state | ["terminated", "shutting-down", "pending"] | index($state) // 3) | first // {}
         | [.State.Name // "pending", .StateReason.Code // "", .StateReason.Message // .StateTransitionReason // ""]
         | map(gsub("[\n\u001f]"; " ")) | join("\u001f")' <<<"$AWS_OUTPUT")
       IFS=$FIELD_END read -r state code text <<<"$found"
@@ -127,11 +160,11 @@ _see_it_start() {
         *) return 0 ;;
       esac
     elif [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then
-      log_warn "whether $instance_id starts cannot be seen: $(plain_error_text "$AWS_ERROR_TEXT")"
+      log_warn "whether ${instance_ids[*]} starts cannot be seen: $(plain_error_text "$AWS_ERROR_TEXT")"
       return 0
     fi
     if ((SECONDS >= end)); then
-      log_warn "$instance_id is still pending after $START_PATIENCE s; it is left to itself"
+      log_warn "${instance_ids[*]} is still pending after $START_PATIENCE s; it is left to itself"
       return 0
     fi
     keep_claim || true

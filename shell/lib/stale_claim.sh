@@ -41,7 +41,7 @@ _held_so_far() {
 # <bucket> <env> <seconds that a claim whose instance EC2 does not know is respected>
 # Returns 0; EXIT_HELD; EXIT_STATE_UNREADABLE; EXIT_S3_DENIED; …
 require_claimable() {
-  local bucket=$1 environment=$2 patience=$3 status=0 words holder fate
+  local bucket=$1 environment=$2 patience=$3 status=0 words holder fate nodes
   STALE_ETAG='' STALE_RUN='' STALE_STEP=''
   words=$(mktemp) || return $?
   # Not $(…): STATE_JSON and STATE_ETAG are wanted here.
@@ -54,7 +54,12 @@ require_claimable() {
   if ((status != EXIT_HELD)); then return "$status"; fi
   STALE_RUN=$(jq -r .run_id <<<"$STATE_JSON")
   STALE_STEP=$(jq -r '.current_step | if test("^(step|epoch)_[0-9]+$") then "training" else . end' <<<"$STATE_JSON")
-  fate=$(instance_fate "$environment" "$STALE_RUN" "$(jq -r '.instance_id // ""' <<<"$STATE_JSON")")
+  nodes=$(jq -r '.control.nodes // 1' <<<"$STATE_JSON")
+  if ((nodes > 1)); then
+    fate=$(nodes_fate "$environment" "$STALE_RUN" "$nodes")
+  else
+    fate=$(instance_fate "$environment" "$STALE_RUN" "$(jq -r '.instance_id // ""' <<<"$STATE_JSON")")
+  fi
   # shellcheck disable=SC2016  # a jq program
   STALE_OUTCOME=$(jq -r --arg fate "$fate" 'if $fate == "taken" or .control.interruption then "interrupted" else "lost" end' <<<"$STATE_JSON")
   # EC2 shows a new instance only after a while: one that it does not know is proof only of an old claim.

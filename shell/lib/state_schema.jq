@@ -1,5 +1,8 @@
 # Prints what is wrong with a state file, nothing when it is right. Input: the state; $table: state_machine.json.
 
+# The kind of a value: its type, or `strings` for a list of nothing else.
+def kind: if type == "array" and all(.[]; type == "string") then "strings" else type end;
+
 def problems($where; $fields):
   . as $body
   | $fields
@@ -7,14 +10,16 @@ def problems($where; $fields):
   | .key as $name
   | .value as $kinds
   | if ($body | has($name) | not) then "\($where)\($name) is missing"
-    elif ($kinds | index($body[$name] | type)) == null then
-      "\($where)\($name) is \($body[$name] | type), expected \($kinds | join(" or "))"
+    elif ($kinds | index($body[$name] | kind)) == null then
+      "\($where)\($name) is \($body[$name] | kind), expected \($kinds | join(" or "))"
     else empty end;
 
 def nested_problems($table):
   . as $body
-  | $table.nested_fields
-  | to_entries[]
+  | ($table.nested_fields | to_entries[]),
+    # What may be left out is looked at where it is there.
+    ($table.optional_fields | to_entries[] | .key as $name
+      | .value |= with_entries(select(.key as $field | $body[$name] | has($field))))
   | .key as $name
   | .value as $fields
   | $body[$name]

@@ -113,7 +113,7 @@ read_exports() {
   printf '%s\n' "$exports"
 }
 
-# Prints the live instances of an environment as a JSON array of {id, run_id, state}. <env> [run_id]
+# Prints the live instances of an environment as a JSON array of {id, run_id, node, state}. <env> [run_id]
 live_instances() {
   local -a filters=("Name=tag:Project,Values=$TAG_PROJECT" "Name=tag:Environment,Values=$1"
     "Name=instance-state-name,Values=pending,running,stopping,stopped")
@@ -123,7 +123,7 @@ live_instances() {
     return $?
   fi
   jq -c '[.Reservations[].Instances[]
-    | {id: .InstanceId, state: .State.Name, run_id: ((.Tags // []) | map(select(.Key == "RunId") | .Value) | first)}]' \
+    | {id: .InstanceId, state: .State.Name, node: (.AmiLaunchIndex // 0), run_id: ((.Tags // []) | map(select(.Key == "RunId") | .Value) | first)}]' \
     <<<"$AWS_OUTPUT"
 }
 
@@ -150,6 +150,21 @@ instance_fate() {
   jq -r '[.Reservations[].Instances[]] | .[0] | if . == null then "missing"
     elif .State.Name != "terminated" then .State.Name
     elif .StateReason.Code? // "" | startswith("Server.SpotInstance") then "taken" else "gone" end' <<<"$AWS_OUTPUT"
+}
+
+# Prints the same of a run of several machines, that of any machine that lives before that of one that has ended; `gone` and
+# `taken` are proof for all of them. They are found by their tags, which show all that belongs to the run.
+# <env> <run_id> <nodes>
+nodes_fate() {
+  if ! retry_with_backoff 6 aws ec2 describe-instances --output json --filters "Name=tag:Project,Values=$TAG_PROJECT" \
+    "Name=tag:Environment,Values=$1" "Name=tag:RunId,Values=$2"; then
+    printf 'unknown\n'
+    return 0
+  fi
+  # Of a machine that EC2 does not show nobody knows whether it is too young or too old to be shown.
+  jq -r --argjson nodes "$3" '[.Reservations[].Instances[]] | (map(select(.State.Name != "terminated")) | first) as $alive
+    | if $alive != null then $alive.State.Name elif length < $nodes then "missing"
+      elif any(.[]; .StateReason.Code? // "" | startswith("Server.SpotInstance")) then "taken" else "gone" end' <<<"$AWS_OUTPUT"
 }
 
 # Prints a command as it could be typed. <argv…>

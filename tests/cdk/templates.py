@@ -14,6 +14,7 @@ EVERYTHING: dict[str, Any] = {
     "notify_email": "me@example.com",
     "alarm_hours": 6,
     "instance_types": ("g4dn.2xlarge", "g5.2xlarge"),
+    "nodes": 2,
 }
 
 

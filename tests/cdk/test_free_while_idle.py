@@ -21,6 +21,9 @@ FREE = {
     "AWS::EC2::VPCGatewayAttachment": "internet gateways are not billed",
     "AWS::EC2::VPCEndpoint": "gateway endpoints are free; interface endpoints are billed by the hour",
     "AWS::EC2::SecurityGroup": "security groups are not billed",
+    "AWS::EC2::SecurityGroupIngress": "security groups are not billed",
+    "AWS::EC2::SecurityGroupEgress": "security groups are not billed",
+    "AWS::EC2::PlacementGroup": "placement groups are not billed",
     "AWS::S3::Bucket": "an empty bucket is free; what it stores is billed by the gigabyte",
     "AWS::S3::BucketPolicy": "bucket policies are not billed",
     "AWS::IAM::Role": "IAM is free",
@@ -85,7 +88,7 @@ def test_no_setting_makes_it_cost_but_the_alarms(custom_template: Template) -> N
 
 
 def test_without_its_alarms_everything_optional_is_free_too() -> None:
-    template = synthesize(availability_zones=6, notify_email="me@example.com")
+    template = synthesize(availability_zones=6, notify_email="me@example.com", nodes=2)
     assert billed(template) == set()
     assert {one["Type"] for one in template["Resources"].values()} == FREE.keys(), "a reason for what is gone"
 

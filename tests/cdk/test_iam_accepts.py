@@ -49,6 +49,7 @@ MADE = {
     "AWS::Scheduler::ScheduleGroup": "arn:aws:scheduler:ap-southeast-1:123456789012:schedule-group/Chronos",
     "AWS::EC2::Subnet": "subnet-0123456789abcdef0",
     "AWS::EC2::SecurityGroup": "sg-0123456789abcdef0",
+    "AWS::EC2::PlacementGroup": "ChronosTraining",
 }
 
 

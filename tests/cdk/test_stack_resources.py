@@ -185,7 +185,8 @@ def test_exports_are_what_a_launch_reads(custom_template: dict[str, Any]) -> Non
         "TopicArn": "AWS::SNS::Topic",
         "LauncherPolicyArn": "AWS::IAM::ManagedPolicy",
     }
-    assert exported.keys() == {*kinds, "SubnetIds", "SecurityGroupId", "SchedulerRoleArn"}
+    cluster = {"ClusterSecurityGroupId", "PlacementGroupName"}
+    assert exported.keys() == {*kinds, *cluster, "SubnetIds", "SecurityGroupId", "SchedulerRoleArn"}
     for name, kind in kinds.items():
         assert resources[exported[name]["Ref"]]["Type"] == kind, name
     role, attribute = exported["SchedulerRoleArn"]["Fn::GetAtt"]

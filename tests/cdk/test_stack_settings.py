@@ -63,7 +63,7 @@ def test_an_environment_cannot_take_a_shared_prefix(name: str) -> None:
         settings(environments=f"dev,{name}")
 
 
-@pytest.mark.parametrize("key", ["availability_zones", "log_retention_days", "glacier_after_days"])
+@pytest.mark.parametrize("key", ["availability_zones", "log_retention_days", "glacier_after_days", "nodes"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "", True, 2.0, "9999999", "²", [1]])
 def test_what_is_no_number_in_range_is_refused_by_key(key: str, value: Any) -> None:
     with pytest.raises(ContextError, match=f"context {key}: .*whole number from 1 to"):
@@ -110,3 +110,9 @@ def test_what_is_no_instance_type_is_refused_by_name(types: str) -> None:
 @pytest.mark.parametrize("value", [3, "3", " 3 "])
 def test_numbers_come_as_text_from_the_command_line_or_as_numbers_from_a_file(value: Any) -> None:
     assert settings(availability_zones=value).availability_zones == 3
+
+
+def test_machines_that_train_together_are_asked_for_and_not_more_than_a_launch_may_start() -> None:
+    assert (settings().nodes, settings(nodes="2").nodes) == (1, 2)
+    with pytest.raises(ContextError, match=r"context nodes: .*whole number from 1 to 64"):
+        settings(nodes=65)

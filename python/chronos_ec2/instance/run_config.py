@@ -28,7 +28,8 @@ class RunConfig:
         environment: `[a-z][a-z0-9-]{0,31}`.
         accelerator: `cpu` or `cuda`; has no default, because a CPU run is asked for and never guessed.
         trainer: `chronos`, `test` (the linear quantile model) or `command`.
-        processes: processes that train Chronos together; 0: one for each GPU.
+        nodes: machines that train together.
+        processes: processes of each machine that train Chronos together; 0: one for each GPU.
         command: what `trainer: command` runs; the wrapper's help lists the placeholders in it.
         min_free_disk_gb: GB of 10^9 bytes that the preflight wants free.
         heartbeat_seconds: pause between two updates of the state file.
@@ -41,6 +42,7 @@ class RunConfig:
     environment: str
     accelerator: str
     trainer: str = "test"
+    nodes: int = 1
     processes: int = 0
     command: tuple[str, ...] = ()
     min_free_disk_gb: float = 20.0
@@ -70,6 +72,7 @@ class RunConfig:
             environment=given.text("environment", pattern=ENVIRONMENT),
             accelerator=given.text("accelerator", choices=ACCELERATORS),
             trainer=given.text("trainer", default="test", choices=TRAINERS),
+            nodes=given.whole("nodes", 1),
             processes=given.whole("processes", 0),
             command=given.strings("command"),
             min_free_disk_gb=given.number("min_free_disk_gb", 20.0, minimum=0.0),

@@ -8,6 +8,7 @@ from typing import Final
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.bounded_run import run_bounded
+from chronos_ec2.instance.place import Place
 from chronos_ec2.instance.run_config import RunConfig
 from chronos_ec2.state.stored_checkpoints import FOLDER
 
@@ -17,6 +18,7 @@ OWN_TRAINERS: Final = {
 }
 """Our trainers and their modules; they tell their beginning and their end by events."""
 
+ALONE: Final = Place()
 _DRIVER_PATIENCE: Final = 60.0
 
 
@@ -46,6 +48,7 @@ def trainer_argv(
     *,
     gpus: int = 0,
     model: Path | None = None,
+    place: Place = ALONE,
 ) -> tuple[str, ...]:
     """The command to run.
 
@@ -54,18 +57,18 @@ def trainer_argv(
         config_path, data, output: where they lie.
         gpus: how many the machine has; Chronos is trained by a process on each.
         model: where the start model lies that was fetched from S3.
+        place: this machine's among those that train together.
     """
     if config.trainer == "command":
-        return _own_command(config, config_path, data, output)
+        return _own_command(config, config_path, data, output, place)
     module: tuple[str, ...] = ("-m", OWN_TRAINERS[config.trainer])
-    count = config.processes or gpus
-    if count > 1:
+    count = config.processes or gpus or 1
+    if count > 1 or not place.alone:
         # A worker that dies ends the rest; going on from the last checkpoint is the next run's matter.
         module = (
             "-m",
             "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={count}",
+            *place.torchrun_flags(count),
             "--max-restarts=0",
             *module,
         )
@@ -75,13 +78,19 @@ def trainer_argv(
     return (sys.executable, *module, *flags)
 
 
-def _own_command(config: RunConfig, config_path: Path, data: Path, output: Path) -> tuple[str, ...]:
+def _own_command(
+    config: RunConfig, config_path: Path, data: Path, output: Path, place: Place
+) -> tuple[str, ...]:
     words = {
         "{config}": str(config_path),
         "{data}": str(data),
         "{output}": str(output),
         "{checkpoints}": str(output / FOLDER),
         "{checkpoint_every_steps}": str(config.checkpoint_every_steps),
+        "{nodes}": str(place.nodes),
+        "{node_rank}": str(place.rank),
+        "{master_addr}": place.address,
+        "{master_port}": str(place.port),
     }
     argv = list(config.command)
     for placeholder, word in words.items():

@@ -2,13 +2,16 @@
 
 usage: training_wrapper.py --config FILE --data DIR --output DIR
                            [--bucket B [--env E] [--run-id R]] [--grace-seconds N] [--model DIR]
+                           [--nodes N --node-rank K --master HOST:PORT]
                            [-- COMMAND...]
 
 Without COMMAND, `trainer` in the config says what runs: `chronos` is Chronos-2, one process for each GPU,
 `test` the linear quantile model, `command` the config's `command`, in which {config}, {data}, {output} and
 {checkpoints} stand for the paths, and {checkpoint_every_steps} for the setting. Without --bucket there is no
 state file and no heartbeat; --env and --run-id default to the config's. --model is where the model lies that
-`model_id` names in S3 (model_fetch.py).
+`model_id` names in S3 (model_fetch.py). --nodes and what follows it tell the place of this machine among
+those that train together; {nodes}, {node_rank}, {master_addr} and {master_port} stand for it in `command`.
+Only the first one's trainer speaks, so that the others' events are not missed.
 
 In the output folder: training.json, metrics.jsonl (appended), logs/training.log (appended).
 
@@ -35,8 +38,9 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.instance.checkpoint_files import RESTORED, read_note
 from chronos_ec2.instance.collector import Collector
 from chronos_ec2.instance.heartbeat import Heartbeat
+from chronos_ec2.instance.place import Place
 from chronos_ec2.instance.run_config import ENVIRONMENT, RUN_ID, RunConfig, load_run_config
-from chronos_ec2.instance.trainer_command import OWN_TRAINERS, count_gpus, trainer_argv
+from chronos_ec2.instance.trainer_command import ALONE, OWN_TRAINERS, count_gpus, trainer_argv
 from chronos_ec2.instance.training_process import TrainingProcess
 from chronos_ec2.instance.training_record import TrainingRecord, describe_data, file_facts
 from chronos_ec2.instance.verdict import Ending, judge
@@ -63,6 +67,7 @@ class Job:
     environment: str
     run_id: str
     grace_seconds: float
+    place: Place = ALONE
 
 
 def say(message: str) -> None:
@@ -110,7 +115,7 @@ class Session:
         self._collector = Collector(job.output, self._record, say)
         self._process = TrainingProcess(
             job.argv,
-            env=child_environment(dict(os.environ)),
+            env=child_environment({**dict(os.environ), **job.place.variables()}),
             grace_seconds=job.grace_seconds,
             take_lines=self._collector.take,
             log=say,
@@ -143,7 +148,7 @@ class Session:
             self._record,
             signum=signum,
             lost=self._lost,
-            needs_closing_events=self._job.trainer in OWN_TRAINERS,
+            needs_closing_events=self._job.trainer in OWN_TRAINERS and self._job.place.leads,
             last_words=self._collector.last_words,
         )
         return self._conclude(ending)
@@ -214,6 +219,9 @@ def _parse(argv: Sequence[str]) -> Job:
     parser.add_argument("--env", help="environment (default: the config's)")
     parser.add_argument("--run-id", help="run (default: the config's)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="the start model, fetched")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines that train together")
+    parser.add_argument("--node-rank", type=int, default=0, metavar="K", help="this one's number, from 0")
+    parser.add_argument("--master", default="127.0.0.1:29500", metavar="HOST:PORT", help="the first one's")
     parser.add_argument("--grace-seconds", type=float, default=DEFAULT_GRACE_SECONDS, metavar="N")
     words = list(argv)
     cut = words.index("--") if "--" in words else len(words)
@@ -226,6 +234,7 @@ def _parse(argv: Sequence[str]) -> Job:
         parser.error(f"--run-id {given.run_id!r}: expected YYYY-MM-DD-HHMMSS")
     if not 0 <= given.grace_seconds <= 86400:
         parser.error("--grace-seconds: expected 0 to 86400")
+    place = _place(parser, given)
     config_path, data, output = (path.absolute() for path in (given.config, given.data, given.output))
     config = load_run_config(config_path)
     model = given.model and given.model.absolute()
@@ -233,14 +242,24 @@ def _parse(argv: Sequence[str]) -> Job:
         config=config,
         trainer="command" if command else config.trainer,
         argv=tuple(command)
-        or trainer_argv(config, config_path, data, output, gpus=count_gpus(config), model=model),
+        or trainer_argv(config, config_path, data, output, gpus=count_gpus(config), model=model, place=place),
         data=data,
         output=output,
         bucket=given.bucket,
         environment=given.env or config.environment,
         run_id=given.run_id or config.run_id,
         grace_seconds=given.grace_seconds,
+        place=place,
     )
+
+
+def _place(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Place:
+    host, _, port = given.master.rpartition(":")
+    if not 0 <= given.node_rank < given.nodes:
+        parser.error("--node-rank: expected 0 to --nodes less 1")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        parser.error(f"--master {given.master!r}: expected HOST:PORT")
+    return Place(given.nodes, given.node_rank, host, int(port))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ whose script merely ends keeps running, and billing, as on EC2.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from chronos_ec2.local_cloud.home import Home
 
 KEPT_CONSOLES: Final = 50
 PENDING_SECONDS: Final = 0.3
+_HOSTS_A_NET: Final = 254
 _LOG = logging.getLogger(__name__)
 _GUEST_SHUTDOWN: Final = ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown")
 _HOST_FAILURE: Final = ("Server.InternalError", "The instance host could not run the guest")
@@ -58,8 +60,21 @@ class InstanceHost:
         self._guests: dict[str, Guest] = {}
         self._then: dict[str, Callable[[Guest], None]] = {}
         self._closing = False
+        self._addresses = itertools.count()
         for folder in (home.disks, home.consoles):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def give_address(self, instance: Any) -> None:
+        """Give an instance the private address at which the others reach it.
+
+        Guests share this machine's network. All of 127.0.0.0/8 leads to it without being set up, so each has
+        an address of its own there, in place of one of its subnet, which nobody could reach.
+        """
+        net, host = divmod(next(self._addresses), _HOSTS_A_NET)
+        card = instance.nics[0]
+        card.private_ip_address = f"127.77.{net % 256}.{host + 1}"
+        for one in card.private_ip_addresses[:1]:
+            one["PrivateIpAddress"] = card.private_ip_address
 
     def power_on(self, instance: Any) -> None:
         """Boot an instance: the first time its user data, later its per-boot scripts."""
@@ -222,6 +237,7 @@ def install(
         def run_and_boot(backend: Any, *args: Any, **kwargs: Any) -> Any:
             reservation = run_instances(backend, *args, **kwargs)
             for instance in reservation.instances:
+                host.give_address(instance)
                 host.power_on(instance)
             return reservation
 

@@ -104,12 +104,20 @@ def _identity(instance: Any) -> dict[str, str | None]:
         "instance-life-cycle": instance.lifecycle or "on-demand",
         "instance-type": instance.instance_type,
         "placement/availability-zone": zone,
+        "placement/group-name": instance.placement.group_name or None,
         "placement/region": instance.region_name,
         "profile": "default-hvm",
+        "reservation-id": _reservation_id(instance),
         "security-groups": "\n".join(group.name for group in instance.security_groups),
         "services/domain": "amazonaws.com",
         "services/partition": instance.ec2_backend.partition,
     }
+
+
+def _reservation_id(instance: Any) -> str | None:
+    """The launch that the instance comes from, the same for all that it started."""
+    launches = list(instance.ec2_backend.reservations.values())
+    return next((one.id for one in launches if any(item is instance for item in one.instances)), None)
 
 
 def _network(instance: Any) -> dict[str, str | None]:

@@ -98,6 +98,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         client_token,
         conditional_writes,
         console_output,
+        placement_groups,
         pricing,
         quotas,
         ranged_reads,
@@ -118,6 +119,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     grace = float(os.environ.get(GRACE_VARIABLE) or _DEFAULT_GRACE_SECONDS)
     hardware = Hardware(binaries, f"http://127.0.0.1:{server.port}", grace)
     spot_requests.install()
+    placement_groups.install()
     host = instance_host.install(home, hardware, capacity.install(home.capacity))
     answer.running = host.running
     interruption_page.host = host

@@ -21,6 +21,7 @@ _JSON_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "string": (str,),
     "number": (int, float),
     "object": (dict,),
+    "strings": (list,),
     "null": (type(None),),
 }
 
@@ -44,9 +45,13 @@ def require_allowed(current: str, new: str) -> None:
         )
 
 
-def _check_fields(body: Mapping[str, Any], fields: Mapping[str, list[str]], where: str) -> None:
+def _check_fields(
+    body: Mapping[str, Any], fields: Mapping[str, list[str]], where: str, *, optional: bool = False
+) -> None:
     for name, kinds in fields.items():
         if name not in body:
+            if optional:
+                continue
             raise StateUnreadable(f"state file: {where}{name} is missing")
         allowed = tuple(python_type for kind in kinds for python_type in _JSON_TYPES[kind])
         # bool is an int to Python, not to JSON
@@ -54,6 +59,8 @@ def _check_fields(body: Mapping[str, Any], fields: Mapping[str, list[str]], wher
             raise StateUnreadable(
                 f"state file: {where}{name} is {type(body[name]).__name__}, expected {' or '.join(kinds)}"
             )
+        if isinstance(body[name], list) and not all(isinstance(item, str) for item in body[name]):
+            raise StateUnreadable(f"state file: {where}{name} holds what is no string, expected strings")
         if isinstance(body[name], float) and not math.isfinite(body[name]):
             raise StateUnreadable(f"state file: {where}{name} is {body[name]}, expected a finite number")
 
@@ -91,6 +98,8 @@ def validate_state(body: object) -> dict[str, Any]:
     _check_fields(body, _TABLE["fields"], "")
     for name, fields in _TABLE["nested_fields"].items():
         _check_fields(body[name], fields, f"{name}.")
+    for name, fields in _TABLE["optional_fields"].items():
+        _check_fields(body[name], fields, f"{name}.", optional=True)
     if body["status"] not in TRANSITIONS:
         raise StateUnreadable(f"state file: unknown status {body['status']!r}; known: {', '.join(STATUSES)}")
     return body

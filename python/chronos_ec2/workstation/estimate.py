@@ -61,8 +61,9 @@ def estimate(settings: Settings, prices: Prices) -> dict[str, Any]:
     return {
         "instance_type": dearest["instance_type"],
         "market": dearest["market"],
+        **({"nodes": settings.nodes} if settings.nodes > 1 else {}),
         "usd_per_hour": _per_hour(dearest),
-        "spot_usd_per_hour": spot.usd if spot else None,
+        "spot_usd_per_hour": settings.nodes * spot.usd if spot else None,
         "limit_hours": settings.max_hours if limit == wanted else limit / 3600,
         "worst_case_usd": {name: worst[name] for name in (*PARTS, "total")},
         "max_cost_usd": settings.max_cost_usd or None,
@@ -120,7 +121,8 @@ def _worst_total(price: Mapping[str, Any], seconds: int) -> float:
 def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The estimate for a person: level and text of each line."""
     worst, limit = found["worst_case_usd"], span_text(found["limit_hours"] * 3600)
-    pool = f"{found['instance_type']} ({found['market']})"
+    machines = f"{found['nodes']} x " if found.get("nodes", 1) > 1 else ""
+    pool = f"{machines}{found['instance_type']} ({found['market']})"
     if worst["total"] is None:
         yield (
             "WARN",

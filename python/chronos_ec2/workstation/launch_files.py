@@ -40,6 +40,7 @@ def run_config(settings: Settings, run_id: str) -> dict[str, Any]:
         "environment": settings.environment,
         "trainer": settings.trainer,
         "command": list(settings.command),
+        "nodes": settings.nodes,
         "processes": settings.processes,
         "accelerator": settings.accelerator,
         "min_free_disk_gb": settings.min_free_disk_gb,
@@ -60,6 +61,7 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "region": settings.region,
         "deadline": to_text(deadline),
         "deadline_minutes": math.ceil(settings.max_hours * 60),
+        "nodes": settings.nodes,
         "accelerator": settings.accelerator,
         "min_free_disk_gb": settings.min_free_disk_gb,
         "heartbeat_seconds": settings.heartbeat_seconds,
@@ -105,6 +107,7 @@ def first_state(
                 "writer": secrets.token_hex(8),
                 "deadline": to_text(deadline),
                 "attempt": 1,
+                **({"nodes": settings.nodes} if settings.nodes > 1 else {}),
             },
         }
     )

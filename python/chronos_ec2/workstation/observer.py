@@ -19,6 +19,7 @@ from chronos_ec2.workstation.outcome import (
     finish_record,
     instance_fate,
     is_launching,
+    nodes_of,
     phase_of_step,
 )
 from chronos_ec2.workstation.run_cost import cost_until, total_of
@@ -163,7 +164,7 @@ class Observer:
             word = "interrupted"
         detail = None
         if age > self._beat * BEATS_BEFORE_ASKING:
-            fate = self._ask(run_id, state["instance_id"], moment(expected_since(state)))
+            fate = self._ask(run_id, state["instance_id"], moment(expected_since(state)), nodes_of(state))
             if fate.state == "gone" and not (is_launching(state, run_id) and age < LAUNCH_GRACE):
                 return self._gone(run_id, fate, state)
             beats = self._beat * BEATS_BEFORE_STALLED
@@ -214,7 +215,7 @@ class Observer:
             if self._now() - self._vanished_at < END_GRACE:
                 return self._bare(run_id, document, "ending", "the state file is gone; waiting for run.json")
         record = parse_record(self._environment, run_id, document, self._last_state, self._now())
-        fate = self._ask(run_id, record.instance_id, record.started_at)
+        fate = self._ask(run_id, record.instance_id, record.started_at, record.nodes)
         if fate.state == "gone":
             return self._gone(run_id, fate, self._last_state)
         if fate.state == "unknown":
@@ -279,11 +280,17 @@ class Observer:
         beat = moment(state["timestamps"]["last_update"])
         return max(timedelta(0), self._now() - beat) if beat else timedelta(0)
 
-    def _ask(self, run_id: str, instance_id: str | None, started_at: datetime | None) -> Fate:
+    def _ask(self, run_id: str, instance_id: str | None, started_at: datetime | None, nodes: int) -> Fate:
         """EC2's word, at most every `ASK_EVERY`."""
         if self._fate is None or self._now() - self._fate[0] >= ASK_EVERY:
             fate = instance_fate(
-                self._ec2, self._environment, run_id, instance_id, started_at=started_at, now=self._now
+                self._ec2,
+                self._environment,
+                run_id,
+                instance_id,
+                nodes=nodes,
+                started_at=started_at,
+                now=self._now,
             )
             self._fate = self._now(), fate
         return self._fate[1]

@@ -51,6 +51,7 @@ class Fate:
         ended_at: when the last machine ended, if EC2 says.
         instance_ids: the machines that were found.
         taken_back: whether EC2 took a spot machine back.
+        ended_ids: those that are terminated.
     """
 
     state: Literal["running", "gone", "unknown"]
@@ -58,6 +59,21 @@ class Fate:
     ended_at: datetime | None = None
     instance_ids: tuple[str, ...] = ()
     taken_back: bool = False
+    ended_ids: tuple[str, ...] = ()
+
+
+def nodes_of(state: Mapping[str, Any] | None, record: Mapping[str, Any] | None = None) -> int:
+    """How many machines a run has, by its state file or its run.json.
+
+    Args:
+        state: the state file of this run, if there is one.
+        record: its run.json, as far as it can be read.
+    """
+    config = (record or {}).get("config")
+    said = (state or {}).get("control", {}).get("nodes") or (
+        config.get("nodes") if isinstance(config, Mapping) else None
+    )
+    return said if isinstance(said, int) and not isinstance(said, bool) and said > 1 else 1
 
 
 def instance_fate(
@@ -66,12 +82,14 @@ def instance_fate(
     run_id: str,
     instance_id: str | None,
     *,
+    nodes: int = 1,
     started_at: datetime | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> Fate:
-    """Ask EC2 what became of a run: by instance id, or by tags when no id is known.
+    """Ask EC2 what became of a run: by instance id, or by tags when no id is known, or when there are more.
 
     Args:
+        nodes: how many machines the run has; it is gone when all of them are.
         started_at: when the run began; a machine that cannot be found is not proof before it had the
             time to show up.
 
@@ -79,22 +97,29 @@ def instance_fate(
         A fate; a call that fails is the fate `unknown`, never an error.
     """
     try:
-        found = _describe(ec2, environment, run_id, instance_id)
+        found = _describe(ec2, environment, run_id, instance_id if nodes == 1 else None)
     except (ClientError, BotoCoreError) as error:
         return Fate("unknown", f"EC2 could not be asked: {translate(error, 'EC2')}")
     if not found:
-        named = f"instance {instance_id}" if instance_id else f"an instance with the tag RunId={run_id}"
+        named = (
+            f"instance {instance_id}"
+            if instance_id and nodes == 1
+            else f"an instance with the tag RunId={run_id}"
+        )
         if started_at is not None and now() - started_at < LAUNCH_GRACE:
             return Fate("unknown", f"EC2 does not know {named} yet")
         return Fate("gone", f"EC2 does not know {named}: it was never created, or it ended over an hour ago")
     ids = tuple(instance["InstanceId"] for instance in found)
     alive = [instance for instance in found if instance["State"]["Name"] != "terminated"]
+    ended = tuple(item for item in ids if item not in {instance["InstanceId"] for instance in alive})
     if alive:
         states = ", ".join(f"{instance['InstanceId']} is {instance['State']['Name']}" for instance in alive)
-        return Fate("running", states, instance_ids=ids)
+        return Fate("running", states, instance_ids=ids, ended_ids=ended)
+    if len(found) < nodes and started_at is not None and now() - started_at < LAUNCH_GRACE:
+        return Fate("unknown", f"EC2 shows {len(found)} of {nodes} machines yet", instance_ids=ids)
     ends = [moment for instance in found if (moment := _ended_at(instance)) is not None]
     taken_back = any((instance.get("StateReason") or {}).get("Code") in _TAKEN_BACK for instance in found)
-    return Fate("gone", "; ".join(map(_reason, found)), max(ends, default=None), ids, taken_back)
+    return Fate("gone", "; ".join(map(_reason, found)), max(ends, default=None), ids, taken_back, ended)
 
 
 def expected_since(state: Mapping[str, Any]) -> str:

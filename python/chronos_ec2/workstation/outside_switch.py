@@ -15,29 +15,36 @@ from typing import Any, Final
 GRACE: Final = timedelta(minutes=5)
 """After the deadline: the guest's own switch comes first."""
 TARGET: Final = "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
-_NAME: Final = re.compile(r"chronos-([a-z][a-z0-9-]{0,31})-(\d{4}-\d\d-\d\d-\d{6})")
+_NAME: Final = re.compile(r"chronos-([a-z][a-z0-9-]{0,31})-(\d{4}-\d\d-\d\d-\d{6})(?:-(\d{1,2}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """An outside switch that is armed."""
+    """An outside switch that is armed, for one node of a run."""
 
     name: str
     environment: str
     run_id: str
+    node: int = 0
 
 
-def switch_name(environment: str, run_id: str) -> str:
-    """The name of a run's schedule, 64 characters at most."""
-    return f"chronos-{environment}-{run_id}"
+def switch_name(environment: str, run_id: str, node: int = 0) -> str:
+    """The name of the schedule of a run's node, 64 characters at most."""
+    return f"chronos-{environment}-{run_id}" + (f"-{node}" if node else "")
 
 
 def switch_request(
-    group: str, role_arn: str, environment: str, run_id: str, instance_id: str, deadline: datetime
+    group: str,
+    role_arn: str,
+    environment: str,
+    run_id: str,
+    instance_id: str,
+    deadline: datetime,
+    node: int = 0,
 ) -> dict[str, Any]:
     """The parameters of CreateSchedule that arm the switch of a run's instance."""
     return {
-        "Name": switch_name(environment, run_id),
+        "Name": switch_name(environment, run_id, node),
         "GroupName": group,
         "Description": f"Terminates {instance_id} after the deadline of its run",
         "ScheduleExpression": f"at({(deadline + GRACE).astimezone(UTC):%Y-%m-%dT%H:%M:%S})",
@@ -56,4 +63,4 @@ def switch_request(
 def parse_switch_name(name: str) -> Switch | None:
     """The switch behind a schedule's name; None for a schedule that is none of ours."""
     found = _NAME.fullmatch(name)
-    return Switch(found[0], found[1], found[2]) if found else None
+    return Switch(found[0], found[1], found[2], int(found[3] or 0)) if found else None

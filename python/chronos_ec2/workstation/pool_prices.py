@@ -46,8 +46,9 @@ def price_of_pool(
 ) -> dict[str, Any]:
     """The record's `price` for a pool.
 
-    A rate that nobody knows is None. Of a spot pool `compute_cap_usd_per_hour` says what it may rise to:
-    `spot_max_price`, else EC2's own cap, the on-demand price. A spot price that is not known is that cap.
+    It is that of all machines of the run together: `nodes` times one. A rate that nobody knows is None. Of a
+    spot pool `compute_cap_usd_per_hour` says what it may rise to: `spot_max_price`, else EC2's own cap, the
+    on-demand price. A spot price that is not known is that cap.
 
     Args:
         zone: the pool's availability zone; None: the dearest one counts.
@@ -59,19 +60,26 @@ def price_of_pool(
         cap = limit if limit is not None else (compute.usd if compute else None)
         setting = Rate(limit, "spot_max_price", "") if limit is not None else None
         compute = prices.spot(instance_type, zone) or setting or compute
+    nodes = settings.nodes
+    rates = request_rates(settings, download_bytes)
     used = [rate for rate in (compute, *map(prices.rates.get, OTHERS)) if rate is not None]
     return {
         "instance_type": instance_type,
         "market": market,
         "region": prices.region,
-        "compute_usd_per_hour": compute.usd if compute else None,
-        "compute_cap_usd_per_hour": cap,
+        **({"nodes": nodes} if nodes > 1 else {}),
+        "compute_usd_per_hour": _times(nodes, compute.usd if compute else None),
+        "compute_cap_usd_per_hour": _times(nodes, cap),
         "disk_usd_per_gb_month": prices.usd("disk"),
-        "disk_gb": settings.volume_gb,
-        "address_usd_per_hour": prices.usd("address"),
+        "disk_gb": nodes * settings.volume_gb,
+        "address_usd_per_hour": _times(nodes, prices.usd("address")),
         "put_usd_per_1000": prices.usd("put"),
         "get_usd_per_1000": prices.usd("get"),
-        "request_rates": request_rates(settings, download_bytes),
+        "request_rates": {name: nodes * rate for name, rate in rates.items()},
         "source": "; ".join(dict.fromkeys(rate.source for rate in used)) or "not known",
         "as_of": min((rate.as_of for rate in used if rate.as_of), default=None),
     }
+
+
+def _times(nodes: int, usd: float | None) -> float | None:
+    return None if usd is None else nodes * usd

@@ -72,8 +72,12 @@ class Cleaner:
 
     def _arm(self, action: Action, survey: Survey) -> None:
         run_id = str(action.run_id)
-        machine = next(item for item in survey.machines if item.run_id == run_id)
+        machine = next(
+            item
+            for item in survey.machines
+            if item.run_id == run_id and switch_name(survey.environment, run_id, item.node) == action.what
+        )
         deadline = due(survey, machine)
         assert self._switches is not None and deadline is not None
-        self._switches.arm(survey.environment, run_id, machine.instance_id, deadline)
-        self._out.write(f"{switch_name(survey.environment, run_id)} is armed\n")
+        self._switches.arm(survey.environment, run_id, machine.instance_id, deadline, machine.node)
+        self._out.write(f"{action.what} is armed\n")

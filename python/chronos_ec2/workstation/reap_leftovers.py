@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from chronos_ec2.state.clock import from_text
+from chronos_ec2.workstation.outcome import nodes_of
 from chronos_ec2.workstation.outside_switch import switch_name
 from chronos_ec2.workstation.reap_model import Action, Machine, Survey
 
@@ -53,11 +54,15 @@ def _arm(survey: Survey, living: list[Machine]) -> list[Action]:
         return []
     run_id = str(holding.run_id)
     owners = [item for item in living if item.run_id == run_id]
-    armed = any(switch.run_id == run_id for switch in survey.switches)
-    if armed or len(owners) != 1 or survey.now - owners[0].launched_at < NEW_GRACE:
+    armed = {switch.node for switch in survey.switches if switch.run_id == run_id}
+    if len(owners) > nodes_of(holding.body):
         return []
-    why = f"{owners[0].instance_id} has no outside switch: its launch ended before it was armed"
-    return [Action("arm", switch_name(survey.environment, run_id), why, run_id)]
+    why = "has no outside switch: its launch ended before it was armed"
+    return [
+        Action("arm", switch_name(survey.environment, run_id, item.node), f"{item.instance_id} {why}", run_id)
+        for item in owners
+        if item.node not in armed and survey.now - item.launched_at >= NEW_GRACE
+    ]
 
 
 def _disarm(survey: Survey, live: Collection[str | None]) -> list[Action]:

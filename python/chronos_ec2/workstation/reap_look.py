@@ -15,7 +15,7 @@ from chronos_ec2.state.clock import from_text, utc_now
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.state.store import StateStore, state_key
 from chronos_ec2.workstation.instances import live_instances
-from chronos_ec2.workstation.outcome import instance_fate
+from chronos_ec2.workstation.outcome import instance_fate, nodes_of
 from chronos_ec2.workstation.outside_switch import Switch
 from chronos_ec2.workstation.reap_model import Holding, Machine, SpotRequest, Survey, Volume
 from chronos_ec2.workstation.run_ids import RUN_ID
@@ -97,7 +97,8 @@ class Lookout:
         except (StateUnreadable, ValueError, RecursionError) as error:
             return Holding(None, raw[1], problem=f"the state file is corrupt ({error})")
         instance = (self.ec2, self.environment, body["run_id"], body["instance_id"])
-        return Holding(body, raw[1], fate=instance_fate(*instance, started_at=started, now=self.now))
+        fate = instance_fate(*instance, nodes=nodes_of(body), started_at=started, now=self.now)
+        return Holding(body, raw[1], fate=fate)
 
     def _tags(self) -> dict[str, str]:
         return {"Project": "Chronos-Training", "Environment": self.environment}
@@ -132,7 +133,8 @@ class Lookout:
         run_id = holding.run_id if holding else None
         if self.bucket is None or switches is None or run_id is None or not RUN_ID.fullmatch(run_id):
             return False
-        if run_id in {item.run_id for item in switches} or run_id not in {item.run_id for item in machines}:
+        armed = {item.node for item in switches if item.run_id == run_id}
+        if not {item.node for item in machines if item.run_id == run_id} - armed:
             return False
         try:
             record = get_json(self.s3, self.bucket, f"{self.environment}/{run_id}/run.json") or {}
@@ -180,6 +182,7 @@ def _machine(item: Mapping[str, Any]) -> Machine:
         deadline,
         item.get("InstanceType"),
         item.get("InstanceLifecycle") or "on-demand",
+        int(item.get("AmiLaunchIndex") or 0),
     )
 
 

@@ -20,6 +20,7 @@ class Machine:
     Attributes:
         deadline: when it is due, as its own tag says.
         instance_type, market: what it costs by.
+        node: its number in the run, from 0.
     """
 
     instance_id: str
@@ -28,6 +29,7 @@ class Machine:
     deadline: datetime | None = None
     instance_type: str | None = None
     market: str = "on-demand"
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)

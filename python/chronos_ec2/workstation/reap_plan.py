@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from chronos_ec2.state.clock import from_text, to_text
+from chronos_ec2.workstation.outcome import nodes_of
 from chronos_ec2.workstation.reap_leftovers import due, leftovers
 from chronos_ec2.workstation.reap_model import Action, Holding, Machine, Survey
 
@@ -61,14 +62,19 @@ def _about_machine(survey: Survey, machine: Machine, stale_after: timedelta) -> 
             return Action("leave", name, "belongs to no live run, but has only just started")
         return Action("terminate", name, "belongs to no live run", machine.run_id)
     assert holding is not None and holding.body is not None
-    why = _silent(holding.body, survey.now, stale_after)
+    why = _silent(holding.body, survey.now, stale_after) or _headless(holding)
     return Action("terminate", name, why, machine.run_id) if why else None
 
 
 def _is_owner(holding: Holding | None, machine: Machine) -> bool:
     if holding is None or holding.body is None:
         return False
-    return holding.run_id == machine.run_id and holding.body["instance_id"] in (None, machine.instance_id)
+    if holding.run_id != machine.run_id:
+        return False
+    nodes, named = nodes_of(holding.body), holding.body["control"].get("instance_ids", [])
+    if nodes > 1:
+        return len(named) < nodes or machine.instance_id in named
+    return holding.body["instance_id"] in (None, machine.instance_id)
 
 
 def _may_own(holding: Holding, machine: Machine) -> bool:
@@ -80,6 +86,15 @@ def _silent(body: Mapping[str, Any], now: datetime, stale_after: timedelta) -> s
     heard = _moment(body["timestamps"]["last_update"])
     if heard is not None and now - heard > stale_after:
         return f"has given no sign of life since {body['timestamps']['last_update']}"
+    return None
+
+
+def _headless(holding: Holding) -> str | None:
+    """Why a run of several machines cannot go on: only its first node keeps its state."""
+    assert holding.body is not None
+    first = holding.body["instance_id"]
+    if nodes_of(holding.body) > 1 and holding.fate is not None and first in holding.fate.ended_ids:
+        return f"trains with {first}, which is gone"
     return None
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.next_step import unfinished
-from chronos_ec2.workstation.outcome import expected_since, finish_record, instance_fate, is_launching
+from chronos_ec2.workstation.outcome import (
+    expected_since,
+    finish_record,
+    instance_fate,
+    is_launching,
+    nodes_of,
+)
 from chronos_ec2.workstation.run_cost import cost_text, cost_until, number_of
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
@@ -66,6 +72,7 @@ class RunRecord:
     baseline_wql: float | None = None
     instance_type: str | None = None
     instance_id: str | None = None
+    nodes: int = 1
     interrupted_at_step: int | None = None
     checkpoint_step: int | None = None
     resume_from: str | None = None
@@ -154,7 +161,8 @@ def _completed(
     started = moment(expected_since(held) if held is not None else document.get("started_at"))
     instance = _mapping(document.get("instance")).get("id") or (held or {}).get("instance_id")
     try:
-        fate = instance_fate(ec2, environment, run_id, instance, started_at=started, now=now)
+        nodes = nodes_of(held, document)
+        fate = instance_fate(ec2, environment, run_id, instance, nodes=nodes, started_at=started, now=now)
         # A record is older than its claim: the run may have claimed the environment since that was looked at.
         if fate.state == "gone" and is_launching(active_state(s3, bucket, environment), run_id):
             return document, None
@@ -203,6 +211,7 @@ def parse_record(
         baseline_wql=baseline,
         instance_type=_text(machine.get("type")) or _text(state.get("instance_type")),
         instance_id=_text(machine.get("id")) or _text(state.get("instance_id")),
+        nodes=nodes_of(state, document),
         resume_from=_text(document.get("resume_from")),
         **{name: _step(document.get(name)) for name in _STEPS},
         usage=usage_of(document, now, state) if started else None,
@@ -290,7 +299,7 @@ def _row(record: RunRecord) -> tuple[str, ...]:
         cost_text(record.cost_usd) or "-",
         "-" if record.wql is None else f"{record.wql:.4f}",
         "-" if record.baseline_wql is None else f"{record.baseline_wql:.4f}",
-        record.instance_type or "-",
+        (f"{record.nodes} x " if record.nodes > 1 else "") + (record.instance_type or "-"),
     )
 
 

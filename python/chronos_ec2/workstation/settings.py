@@ -69,9 +69,13 @@ _MINIMUM: Final = {
     "context_length": 1,
     "max_steps": 1,
     "checkpoint_every_steps": 0,
+    "nodes": 1,
     "processes": 0,
     "seed": 0,
 }
+_MOST_NODES: Final = 64
+_NOT_IN_A_CLUSTER: Final = re.compile(r"(t[0-9]|mac|m7i-flex|c7i-flex)")
+"""Families that EC2 puts in no cluster placement group: those that share a core, and Macs."""
 _TRAINING: Final = "training"
 _COLUMN_KEYS: Final = ("id_column", "timestamp_column", "target", "past_covariates", "known_covariates")
 _OWN_TRAINING_KEYS: Final = {
@@ -125,6 +129,7 @@ class Settings:
     context_length: int
     max_steps: int
     checkpoint_every_steps: int
+    nodes: int
     processes: int
     seed: int
     training: Mapping[str, Any]
@@ -146,7 +151,22 @@ class Settings:
         self._check_ladder()
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is `command`, so the command to run is needed")
+        self._check_nodes()
         self._check_training()
+
+    def _check_nodes(self) -> None:
+        if self.nodes == 1:
+            return
+        if self.nodes > _MOST_NODES:
+            raise ValueError(f"nodes: got {self.nodes}, need at most {_MOST_NODES}")
+        if self.trainer == "test":
+            raise ValueError("nodes: trainer `test` trains in one process; take `chronos` or `command`")
+        for kind in (self.instance_type, *self.fallback_instance_types):
+            if _NOT_IN_A_CLUSTER.match(kind):
+                raise ValueError(
+                    f"nodes: {kind} cannot be in a cluster placement group, as machines that train together "
+                    f"are; take another instance_type, as m5.large"
+                )
 
     def _check_training(self) -> None:
         for key in self.training:

@@ -28,6 +28,9 @@ def stack_context(
     if settings.alarm_hours:
         context["alarm_hours"] = str(settings.alarm_hours)
         context["instance_types"] = ",".join(_types([load(name) for name in siblings]))
+    nodes = max([settings.nodes, *(load(name).nodes for name in siblings if name != settings.environment)])
+    if nodes > 1:
+        context["nodes"] = str(nodes)
     return context
 
 

@@ -42,13 +42,15 @@ class OutsideSwitches:
         found = (parse_switch_name(item["Name"]) for page in pages for item in page["Schedules"])
         return [switch for switch in found if switch is not None]
 
-    def arm(self, environment: str, run_id: str, instance_id: str, deadline: datetime) -> None:
-        """Arm a run's switch; one that has been armed meanwhile is left as it is.
+    def arm(self, environment: str, run_id: str, instance_id: str, deadline: datetime, node: int = 0) -> None:
+        """Arm the switch of a run's node; one that has been armed meanwhile is left as it is.
 
         Raises:
             SwitchTrouble: the service refused.
         """
-        request = switch_request(self._group, self._role_arn, environment, run_id, instance_id, deadline)
+        request = switch_request(
+            self._group, self._role_arn, environment, run_id, instance_id, deadline, node
+        )
         try:
             self._client.create_schedule(**request)
         except (ClientError, BotoCoreError) as error:

@@ -105,6 +105,88 @@ tokens() { grep -o -- '--client-token [0-9a-f]*' "$FAKE_AWS_DIR/calls" | cut -d'
   [[ "${run_instances[*]}" == *' --monitoring Enabled=true --block-device-mappings '* ]]
 }
 
+# -- several machines ------------------------------------------------------------------------------------------------
+
+two_nodes() {
+  put_state initialization launch "$RUN" null
+  settings=$(jq -c '.nodes = 2' <<<"$settings")
+  exports='{"SecurityGroupId":"sg-1","ClusterSecurityGroupId":"sg-2","PlacementGroupName":"AGroup","InstanceProfileName":"AProfile"}'
+}
+
+# Plans two accepted machines, which the answer names in another order than EC2 counts them.
+accepted_two() {
+  aws_plan "ec2 run-instances *$1" --out '{"Instances":[{"InstanceId":"i-b","AmiLaunchIndex":1},{"InstanceId":"i-a","AmiLaunchIndex":0}]}'
+}
+
+# Plans a look at both. <state of the first> <of the second> [more options]
+seen_two() {
+  aws_plan 'ec2 describe-instances --instance-ids i-a i-b *' --out "$(jq -cn --args '{Reservations: [{Instances: ($ARGS.positional
+    | to_entries | map({InstanceId: "i-\(.key)", State: {Name: .value}, StateReason: {Code: (if .value == "terminated"
+      then "Server.InternalError" else "" end), Message: "a reason"}}))}]}' "$1" "$2")" "${@:3}"
+}
+
+@test "several machines are one request, all or none, in their place and with their group; one machine has neither" {
+  local -a run_instances
+  read_ladder
+  take_pool 0
+  plan_run_instances a-token
+  assert_regex "${run_instances[*]}" ' --count 1 .*"Groups":\["sg-1"\]'
+  [[ "${run_instances[*]}" != *placement* ]]
+  two_nodes
+  plan_run_instances a-token
+  assert_regex "${run_instances[*]}" ' --count 2 .*"Groups":\["sg-1","sg-2"\].* --placement GroupName=AGroup '
+}
+
+@test "machines are kept in the order in which EC2 counts them; the hooks hear of all" {
+  two_nodes
+  accepted_two
+  seen_two pending running
+  seen_two running running
+  after_acceptance() { printf '%s\n' "$*" >"$work/accepted"; }
+  climb 0
+  assert_output 'i-a|true|g5.xlarge us-east-1a on-demand'
+  assert_equal "$(<"$work/accepted")" 'i-a i-b'
+  assert_json "$(<"$work/record")" '.instance | "\(.id) \(.ids | join(" "))"' 'i-a i-a i-b'
+}
+
+@test "one of two that ends at its start ends the other, and the next pool is tried once both are gone" {
+  two_nodes
+  accepted_two '--instance-type g5.xlarge *'
+  seen_two running terminated
+  aws_plan 'ec2 terminate-instances --instance-ids i-a i-b *'
+  seen_two shutting-down terminated
+  seen_two terminated terminated
+  accepted '--instance-type g6.xlarge *'
+  seen running
+  after_loss() { printf '%s\n' "$*" >"$work/lost"; }
+  climb 0
+  assert_output 'i-0new|true|g6.xlarge us-east-1a on-demand'
+  assert_equal "$(<"$work/lost")" 'i-a i-b'
+}
+
+@test "machines that do not go although one has ended stop the launch: no second attempt beside them" {
+  two_nodes
+  accepted_two
+  seen_two running terminated --times any
+  aws_plan 'ec2 terminate-instances --instance-ids i-a i-b *'
+  tick=60
+  climb 17
+  assert_output 'i-a|true|g5.xlarge us-east-1a on-demand'
+  assert_regex "$(<"$work/problem")" 'one of 2 machines ended at its start .* do not go: i-a i-b'
+}
+
+@test "machines whose acceptance was never heard of are found by their token, all of them" {
+  two_nodes
+  aws_plan 'ec2 run-instances *' --silence --times any
+  aws_plan 'ec2 describe-instances --filters Name=client-token,* --output json' --out \
+    '{"Reservations":[{"Instances":[{"InstanceId":"i-a","AmiLaunchIndex":0}]}]}'
+  aws_plan 'ec2 describe-instances --filters Name=client-token,* --output json' --out \
+    '{"Reservations":[{"Instances":[{"InstanceId":"i-b","AmiLaunchIndex":1},{"InstanceId":"i-a","AmiLaunchIndex":0}]}]}'
+  seen_two running running
+  climb 0
+  assert_json "$(<"$work/record")" '.instance.ids | join(" ")' 'i-a i-b'
+}
+
 @test "no capacity moves on to the next pool, which wins; each attempt is told and recorded" {
   refused InsufficientInstanceCapacity '--instance-type g5.xlarge *'
   accepted '--instance-type g6.xlarge *'

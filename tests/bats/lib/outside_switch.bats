@@ -143,6 +143,20 @@ PYTHON
   assert_regex "$stderr" "schedule $NAME stays until its time"
 }
 
+@test "several nodes have a switch each, which are disarmed together" {
+  aws_plan "scheduler create-schedule *\"Name\":\"$NAME\",*i-a*"
+  aws_plan "scheduler create-schedule *\"Name\":\"$NAME-1\",*i-b*"
+  arm_outside_switches "$EXPORTS" dev "$RUN" "$DEADLINE" i-a i-b
+  aws_plan 'scheduler delete-schedule *' --times 2
+  disarm_outside_switches "$EXPORTS" dev "$RUN" 2
+  assert_called 1 scheduler delete-schedule --name "$NAME" --group-name ChronosTraining
+  assert_called 1 scheduler delete-schedule --name "$NAME-1" --group-name ChronosTraining
+  run -0 "$CHRONOS_PYTHON" -c 'import sys
+from chronos_ec2.workstation.outside_switch import parse_switch_name
+print([parse_switch_name(name).node for name in sys.argv[1:]])' "$NAME" "$NAME-1"
+  assert_output '[0, 1]'
+}
+
 @test "a stack that knows no schedules: refused where a switch is wanted, no call where one would be deleted" {
   run -0 require_outside_switch "$EXPORTS"
   run --separate-stderr -11 require_outside_switch '{"BucketName":"a-bucket","ScheduleGroupName":"ChronosTraining"}'

@@ -47,6 +47,21 @@ claim_without_instance() {
   assert_effects
 }
 
+@test "a claim of several machines is stale when all of them are terminated, and not before" {
+  local states answer
+  put_object a-bucket dev/system-state.json "$(state_body training step_7 | jq -c '.control.nodes = 2')"
+  for states in 'terminated running' 'running terminated' terminated 'terminated terminated'; do
+    # shellcheck disable=SC2086  # words
+    answer=$(jq -cn '$ARGS.positional | {Reservations: [{Instances: map({State: {Name: .}})}]}' --args $states)
+    aws_plan "ec2 describe-instances --output json --filters * Name=tag:RunId,Values=$OLD" --out "$answer"
+    # A claim whose machines are not all shown is proof only when it is old, as this one is.
+    case $states in
+      terminated*) if [[ $states == 'terminated running' ]]; then run --separate-stderr -12 look; else run --separate-stderr -0 look; fi ;;
+      *) run --separate-stderr -12 look ;;
+    esac
+  done
+}
+
 @test "a claim is known to have been interrupted by EC2's word, or by the mark that the machine made" {
   aws_plan 'ec2 describe-instances *' --out "$(instances_json "$(instance_json i-0abc terminated "$OLD" \
     | jq -c '.StateReason.Code = "Server.SpotInstanceTermination"')")"

@@ -184,7 +184,7 @@ document_allows() {
     printf '%s\n' "$body" >"$work/${#verdicts[@]}.json"
     if validate_state "$body" 2>/dev/null; then verdicts+=(right); else verdicts+=(wrong); fi
   done < <(state_body | jq -c '., del(.pid), (.status = "paused"), (.pid = false), (.control.attempt = null), (.timestamps = []),
-    (.error_message = 1), (.more = "is allowed"), (.training_config = null), (.control.revision = 1.5),
+    (.error_message = 1), (.more = "is allowed"), (.control.nodes = (2, "2")), (.control.instance_ids = ([], ["i-0a"], ["i-0a", 1], "i-0a", {})), (.training_config = null), (.control.revision = 1.5),
     (.control.schema_version = (1, 1.0, null, 2, "1", 1.5, true))')
   run -0 "$CHRONOS_PYTHON" - "$work" "${#verdicts[@]}" <<'PYTHON'
 import json, pathlib, sys

@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "sample_seconds": 5,
     "idle_gpu_minutes": 20,
     "idle_gpu_action": "tell",
+    "nodes": 2,
 }
 TEXTS = [name for name, value in VALUES.items() if isinstance(value, str)]
 VARIABLES = {

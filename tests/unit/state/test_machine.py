@@ -123,6 +123,30 @@ def test_a_nested_field_of_another_type_is_named(parent: str, child: str, wrong:
         validate_state(body)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("nodes", 2), ("instance_ids", []), ("instance_ids", ["i-0a", "i-0b"])]
+)
+def test_what_may_be_left_out_may_be_there(field: str, value: Any) -> None:
+    body = state_body()
+    assert field not in body["control"]
+    body["control"][field] = value
+    assert validate_state(body) is body
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        *(("nodes", wrong) for wrong in ("2", True, None)),
+        *(("instance_ids", wrong) for wrong in ("i-0a", {}, [7], ["i-0a", None])),
+    ],
+)
+def test_what_may_be_left_out_has_a_type_too(field: str, wrong: Any) -> None:
+    body = state_body()
+    body["control"][field] = wrong
+    with pytest.raises(StateUnreadable, match=rf"control\.{field} "):
+        validate_state(body)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_revision_that_no_number_can_follow_is_refused(number: float) -> None:
     body = state_body()

@@ -67,6 +67,15 @@ def test_fallback_types_are_watched_too_each_once(dev: Settings) -> None:
     assert context["instance_types"] == "g4dn.2xlarge,g5.2xlarge,g6.2xlarge"
 
 
+def test_machines_of_one_environment_that_train_together_give_the_shared_stack_a_cluster(
+    dev: Settings,
+) -> None:
+    prod = dataclasses.replace(dev, environment="prod", nodes=4)
+    both = {"dev": dev, "prod": prod}.__getitem__
+    assert stack_context(dev, ["dev", "prod"], both)["nodes"] == "4"
+    assert "nodes" not in stack_context(dev, ["dev"], both)
+
+
 def test_a_script_command() -> None:
     assert commands.script_command("launch_training.sh", "dev", ["seed=1", "ami_name=a b"], "--json") == [
         str(REPOSITORY / "shell/launch_training.sh"),

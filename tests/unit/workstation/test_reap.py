@@ -246,3 +246,44 @@ def test_the_cost_of_a_day_counts_what_is_to_go() -> None:
     assert usd_a_day(seen, decide_on(seen), rates) == pytest.approx(24 * 1.005 + 100 * 0.08 / 30)
     assert usd_a_day(seen, [], rates) == 0
     assert usd_a_day(seen, decide_on(seen), {}) is None
+
+
+def cluster(*ended: str, ids: list[str] | None = None, heard: float = 1) -> Holding:
+    """The state of a run of two machines, i-1 and i-2, of which some have ended."""
+    body = state(heard=heard)
+    body["control"] |= {"nodes": 2, "instance_ids": ["i-1", "i-2"] if ids is None else ids}
+    return Holding(body, "etag", fate=Fate("running", "it runs", ended_ids=ended))
+
+
+def test_all_machines_of_a_run_own_the_environment() -> None:
+    both = machine(), machine(name="i-2")
+    assert decide_on(survey_of(cluster(), *both)) == []
+    assert decide_on(survey_of(cluster(ids=[]), *both)) == []
+    (stray,) = decide_on(survey_of(cluster(), *both, machine(name="i-3")))
+    assert (stray.kind, stray.what) == ("terminate", "i-3")
+
+
+def test_the_rest_of_a_run_whose_first_machine_is_gone_is_ended_and_the_environment_freed() -> None:
+    actions = decide_on(survey_of(cluster("i-1"), machine(name="i-2")))
+    assert [(one.kind, one.what) for one in actions] == [
+        ("terminate", "i-2"),
+        ("free", "dev/system-state.json"),
+    ]
+    assert "trains with i-1, which is gone" in actions[0].why
+    assert decide_on(survey_of(cluster("i-2"), machine())) == [], "the first one ends the run itself"
+
+
+def test_a_silent_run_of_several_machines_ends_as_a_whole() -> None:
+    actions = decide_on(survey_of(cluster(heard=20), machine(), machine(name="i-2")))
+    assert [(one.kind, one.what) for one in actions] == [
+        *(("terminate", "i-1"), ("terminate", "i-2"), ("free", "dev/system-state.json"))
+    ]
+
+
+def test_each_machine_without_its_outside_switch_gets_it_late() -> None:
+    both = machine(), replace(machine(name="i-2"), node=1)
+    armed = [switch(RUN)]
+    (arm,) = decide_on(survey_of(cluster(), *both, switches=armed, wants_switch=True))
+    assert (arm.kind, arm.what) == ("arm", f"chronos-dev-{RUN}-1")
+    arms = decide_on(survey_of(cluster(), *both, switches=[], wants_switch=True))
+    assert [one.what for one in arms] == [f"chronos-dev-{RUN}", f"chronos-dev-{RUN}-1"]

@@ -10,7 +10,14 @@ from botocore.exceptions import EndpointConnectionError
 
 from chronos_ec2.errors import StorageDenied
 from chronos_ec2.state.clock import from_text
-from chronos_ec2.workstation.outcome import REASONS, Fate, finish_record, instance_fate, phase_of_step
+from chronos_ec2.workstation.outcome import (
+    REASONS,
+    Fate,
+    finish_record,
+    instance_fate,
+    nodes_of,
+    phase_of_step,
+)
 from chronos_ec2.workstation.s3 import RecordUnreadable
 
 RUN = "2025-01-15-143022"
@@ -52,6 +59,41 @@ def test_an_instance_is_found_by_its_tags_when_its_id_is_not_known(world: Any) -
     world.start_instance(environment="prod")
     fate = ask(world)
     assert (fate.state, fate.instance_ids) == ("running", (instance,))
+
+
+def test_a_run_of_several_machines_is_gone_when_all_of_them_are(world: Any) -> None:
+    first, second = world.start_instance(), world.start_instance()
+    assert ask(world, first, nodes=2).instance_ids == (first, second)
+    world.terminate(first)
+    fate = ask(world, first, nodes=2)
+    assert (fate.state, fate.ended_ids) == ("running", (first,))
+    world.terminate(second)
+    assert ask(world, first, nodes=2).state == "gone"
+
+
+def test_a_machine_that_ec2_does_not_show_yet_may_live(world: Any) -> None:
+    started = world.clock.now()
+    world.terminate(world.start_instance())
+    assert ask(world, nodes=2, started_at=started).state == "unknown"
+    world.clock.pass_time(200)
+    assert ask(world, nodes=2, started_at=started).state == "gone"
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "nodes"),
+    [
+        (None, None, 1),
+        ({"control": {}}, {"config": {"nodes": 1}}, 1),
+        ({"control": {"nodes": 3}}, None, 3),
+        (None, {"config": {"nodes": 2}}, 2),
+        (None, {"config": {"nodes": "2"}}, 1),
+        (None, {"config": None}, 1),
+    ],
+)
+def test_how_many_machines_a_run_has_is_in_its_state_or_its_record(
+    state: Any, record: Any, nodes: int
+) -> None:
+    assert nodes_of(state, record) == nodes
 
 
 def test_a_terminated_instance_is_gone_with_its_reason_in_words(world: Any) -> None:

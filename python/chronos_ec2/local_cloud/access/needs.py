@@ -93,6 +93,8 @@ def _run_instances(call: Call) -> list[Question]:
             for group in card.get("Groups") or card.get("SecurityGroupIds") or []
         ),
     ]
+    if group := asked.get("Placement", {}).get("GroupName"):
+        used.append(call.arn(f"placement-group/{group}"))
     return [
         *(call.ask(call.arn(f"{kind}/*"), {**own, **_launch_tags(call, kind)}) for kind, own in made.items()),
         *(call.ask(resource) for resource in used),

@@ -1,9 +1,10 @@
 """Kinds of resources that CloudFormation makes.
 
-Real CloudFormation makes schedule groups, topic policies, subscriptions and alarms. moto's leaves these kinds
-out of a stack with a warning, and an output that names one fails; its services themselves know them. An
-e-mail subscription waits for its confirmation, here as on AWS. What changes in an update is deleted and made
-anew, except a schedule group, which has nothing but its tags to change and keeps its schedules.
+Real CloudFormation makes schedule groups, topic policies, subscriptions, alarms, placement groups and egress
+rules that stand by themselves. moto's leaves these kinds out of a stack with a warning, and an output that
+names one fails; its services themselves know them, placement groups apart (placement_groups.py). An e-mail
+subscription waits for its confirmation, here as on AWS. What changes in an update is deleted and made anew,
+except a schedule group, which has nothing but its tags to change and keeps its schedules.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any, ClassVar, Final
 from moto.cloudformation import parsing
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.common_models import CloudFormationModel
+from moto.ec2.models import ec2_backends
 from moto.scheduler.models import scheduler_backends
 from moto.sns.models import sns_backends
 
 from chronos_ec2.local_cloud.gaps import around
+from chronos_ec2.local_cloud.gaps.placement_groups import GROUPS
 
 Properties = dict[str, Any]
 
@@ -81,7 +84,7 @@ class _Kind(CloudFormationModel):
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
-        return attr in ("Arn", "Id")
+        return attr in ("Arn", "Id", "GroupName")
 
     @classmethod
     def create_from_cloudformation_json(
@@ -169,7 +172,41 @@ class _Alarm(_Kind):
         return Made(place.name, {"Arn": alarm.alarm_arn}, lambda: backend.delete_alarms([place.name]))
 
 
-_KINDS: Final = (_ScheduleGroup, _TopicPolicy, _Subscription, _Alarm)
+class _PlacementGroup(_Kind):
+    TYPE, NAME_PROPERTY = "AWS::EC2::PlacementGroup", "GroupName"
+
+    @staticmethod
+    def make(place: Place, properties: Properties) -> Made:
+        group = (place.account_id, place.region, place.name)
+        GROUPS.add(group)
+        return Made(place.name, {"GroupName": place.name}, lambda: GROUPS.discard(group))
+
+
+class _EgressRule(_Kind):
+    TYPE = "AWS::EC2::SecurityGroupEgress"
+
+    @staticmethod
+    def make(place: Place, properties: Properties) -> Made:
+        ec2 = ec2_backends[place.account_id][place.region]
+        rule = {
+            "group_name_or_id": properties["GroupId"],
+            "ip_protocol": str(properties["IpProtocol"]),
+            "from_port": properties.get("FromPort"),
+            "to_port": properties.get("ToPort"),
+            "ip_ranges": [],
+            "source_groups": [{"GroupId": properties["DestinationSecurityGroupId"]}],
+        }
+        ec2.authorize_security_group_egress(**rule)
+
+        def revoke() -> None:
+            # It goes with its group, when the stack deletes that first.
+            if ec2.get_security_group_from_id(properties["GroupId"]) is not None:
+                ec2.revoke_security_group_egress(**rule)
+
+        return Made(place.name, {"Id": place.name}, revoke)
+
+
+_KINDS: Final = (_ScheduleGroup, _TopicPolicy, _Subscription, _Alarm, _PlacementGroup, _EgressRule)
 
 
 def install() -> None:

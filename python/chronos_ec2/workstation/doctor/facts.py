@@ -33,6 +33,8 @@ EXPORTS: Final = (
     "SchedulerRoleArn",
     "TopicArn",
 )
+CLUSTER_EXPORTS: Final = ("ClusterSecurityGroupId", "PlacementGroupName")
+"""What a launch of several machines reads beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,11 @@ class Facts:
     def exports(self) -> Mapping[str, str]:
         """The stack's exports, names without the prefix; those that are there."""
         return self.shared("exports", "exports", self._exports)
+
+    @property
+    def wanted_exports(self) -> tuple[str, ...]:
+        """The exports that a launch with these settings reads."""
+        return EXPORTS + (CLUSTER_EXPORTS if self.settings.nodes > 1 else ())
 
     def export(self, name: str) -> str:
         """One of the stack's exports."""

@@ -10,7 +10,7 @@ from chronos_ec2.errors import StateUnreadable
 from chronos_ec2.state.clock import from_text
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
-from chronos_ec2.workstation.outcome import instance_fate
+from chronos_ec2.workstation.outcome import instance_fate, nodes_of
 from chronos_ec2.workstation.reap import Reaper
 from chronos_ec2.workstation.run_ids import active_state
 from chronos_ec2.workstation.switch_service import OutsideSwitches
@@ -35,6 +35,7 @@ def holder(facts: Facts) -> list[Finding]:
         environment,
         state["run_id"],
         state["instance_id"],
+        nodes=nodes_of(state),
         started_at=started,
         now=facts.now,
     )

@@ -22,7 +22,7 @@ class Need:
     """What the settings ask of one quota.
 
     Attributes:
-        vcpus: of the largest type that counts against it; a launch starts one instance.
+        vcpus: of the largest type that counts against it, for all machines that a launch starts.
         first: whether the first choice, `instance_type`, counts against it.
     """
 
@@ -46,7 +46,8 @@ def _needs(facts: Facts, market: Market) -> tuple[list[Need], list[str]]:
     needs: dict[str, Need] = {}
     without = []
     for name, described in instance_types(facts).items():
-        quota, vcpus = quota_of(name, market), int(described["VCpuInfo"]["DefaultVCpus"])
+        quota = quota_of(name, market)
+        vcpus = facts.settings.nodes * int(described["VCpuInfo"]["DefaultVCpus"])
         if quota is None:
             without.append(name)
             continue

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from chronos_ec2.state.clock import to_text
 from chronos_ec2.workstation.commands import aws_environment
-from chronos_ec2.workstation.doctor.facts import EXPORTS, Facts
+from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 from chronos_ec2.workstation.doctor.image import image
 from chronos_ec2.workstation.doctor.network import subnets
@@ -74,7 +74,7 @@ def dry_run_command(facts: Facts, machine: Machine, market: Market, folder: Path
     }
     values = {
         "settings": asdict(facts.settings),
-        "exports": {name: facts.exports().get(name, "") for name in EXPORTS},
+        "exports": {name: facts.exports().get(name, "") for name in facts.wanted_exports},
     }
     program = machine.repository / "shell" / "lib" / "run_instances.jq"
     words = machine.run(

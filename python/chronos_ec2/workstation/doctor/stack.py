@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from chronos_ec2.workstation.doctor.answers import ApiError
-from chronos_ec2.workstation.doctor.facts import EXPORTS, Facts
+from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 
 
@@ -21,14 +21,14 @@ def deploy_command(facts: Facts) -> str:
 def exports(facts: Facts) -> list[Finding]:
     """Everything that a launch reads from CloudFormation."""
     found = facts.exports()
-    missing = [name for name in EXPORTS if name not in found]
+    missing = [name for name in facts.wanted_exports if name not in found]
     if not found:
         return [error(f"the stack is not deployed in {facts.settings.region}", deploy_command(facts))]
     if missing:
         return [
             error(f"the stack is older than this checkout: no {', '.join(missing)}", deploy_command(facts))
         ]
-    return [ok(f"all {len(EXPORTS)} of them")]
+    return [ok(f"all {len(facts.wanted_exports)} of them")]
 
 
 def instance_profile(facts: Facts) -> list[Finding]:
