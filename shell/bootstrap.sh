@@ -193,7 +193,7 @@ phase_initialization() { log_info "deadline $CHRONOS_DEADLINE"; }
 
 # The one handler of every end. It never fails, and ends in power-off.
 on_exit() {
-  local status=$? outcome error=''
+  local status=$? outcome error='' report_pid
   trap - EXIT
   trap '' TERM INT
   set +eu
@@ -213,8 +213,11 @@ on_exit() {
   move_state cleanup cleanup
   record_phase cleanup "$phase_started" ok
   finish_records "$status" "$outcome" "$error"
+  report_run "$data/report-problem" &
+  report_pid=$!
   tell_end "$outcome" "$phase" "$error" "$INSTANCE_ID"
   flush_log
+  wait "$report_pid" || log_warn "report.html is missing (invoke report makes it): $(tail -n 1 "$data/report-problem" 2>/dev/null || true)"
   delete_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" || log_warn "the state file could not be deleted; the next launch takes the claim over"
   end_other_nodes
   timeout 60 aws ec2 terminate-instances --instance-ids "$INSTANCE_ID" >/dev/null || log_warn "terminate-instances failed; powering off does it"

@@ -11,7 +11,7 @@ from invoke.tasks import task
 
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import sibling_environments
-from verbs.common import ENV, JSON, RUN, clear_errors, positive_seconds, settings_of
+from verbs.common import ENV, JSON, RUN, STATE_FOLDER, clear_errors, positive_seconds, settings_of
 
 
 @task(
@@ -57,16 +57,51 @@ def watch(
         raise Exit(code=int(code))
 
 
-@task(help={**ENV, **JSON})
-def runs(c: Context, env: str | None = None, json: bool = False) -> None:
-    """List the runs of an environment with their outcomes, newest first."""
-    from chronos_ec2.workstation.runs import list_runs, print_runs
+@task(
+    iterable=["outcome"],
+    help={
+        **ENV,
+        **JSON,
+        "outcome": "only runs that ended like this (succeeded, failed, …, or running); may be given again",
+        "since": "runs from then on: a day (UTC) like 2026-11-01, or 7d, 12h, 2w; default: all",
+        "limit": "how many at most; 0: all",
+        "metric": "the figure to show of each run, e.g. MASE",
+    },
+)
+def runs(
+    c: Context,
+    env: str | None = None,
+    outcome: list[str] | None = None,
+    since: str | None = None,
+    limit: int = 50,
+    metric: str = "WQL",
+    json: bool = False,
+) -> None:
+    """List the runs of an environment, newest first: outcome, duration, cost, metric, commit."""
+    from chronos_ec2.workstation.cost import parse_since
+    from chronos_ec2.workstation.history_cache import HistoryCache
+    from chronos_ec2.workstation.runs import check_outcomes, list_runs
+    from chronos_ec2.workstation.runs_table import print_runs
 
     settings = settings_of(env)
     with clear_errors():
+        outcomes = check_outcomes(outcome or [])
         aws = Aws(settings)
-        records = list_runs(aws.s3, aws.bucket, settings.environment, ec2=aws.ec2, now=aws.clock)
-        print_runs(records, sys.stdout, as_json=json)
+        cache = HistoryCache(STATE_FOLDER / "history.sqlite", aws.bucket, settings.environment)
+        found = list_runs(
+            aws.s3,
+            aws.bucket,
+            settings.environment,
+            ec2=aws.ec2,
+            since=parse_since(since, aws.clock()),
+            outcomes=outcomes,
+            limit=max(0, limit),
+            cache=cache,
+            now=aws.clock,
+        )
+        print_runs(found, sys.stdout, metric=metric, filtered=bool(outcomes or since), as_json=json)
+        if limit and len(found) == limit:
+            print(f"the newest {limit}; --limit 0 lists all", file=sys.stderr)
 
 
 @task(
@@ -133,3 +168,65 @@ def fetch(c: Context, env: str | None = None, run: str | None = None, into: str 
     with clear_errors():
         aws = Aws(settings)
         fetch_run(aws.s3, aws.bucket, settings.environment, into=Path(into), out=sys.stderr, run_id=run)
+
+
+@task(
+    help={
+        **ENV,
+        **RUN,
+        "into": "file of the page; default: results/RUN/report.html",
+        "folder": "make it of this fetched run instead; asks AWS for nothing",
+    }
+)
+def report(
+    c: Context,
+    env: str | None = None,
+    run: str | None = None,
+    into: str | None = None,
+    folder: str | None = None,
+) -> None:
+    """Write a run as one HTML page: forecasts, errors, curves, time, machine, cost, configuration."""
+    from chronos_ec2.workstation.report import report_of_bucket, report_of_folder
+
+    page = Path(into) if into else None
+    with clear_errors():
+        if folder is not None:
+            report_of_folder(Path(folder), into=page, out=sys.stdout)
+            return
+        settings = settings_of(env)
+        aws = Aws(settings)
+        report_of_bucket(aws.s3, aws.bucket, settings.environment, into=page, out=sys.stdout, run_id=run)
+
+
+@task(
+    positional=["first", "second"],
+    iterable=["also"],
+    help={
+        **ENV,
+        **JSON,
+        "first": "a run id",
+        "second": "another",
+        "also": "one more; may be given again",
+        "everything": "also what is the same in all of them",
+    },
+)
+def compare(
+    c: Context,
+    first: str,
+    second: str,
+    also: list[str] | None = None,
+    env: str | None = None,
+    everything: bool = False,
+    json: bool = False,
+) -> None:
+    """Lay runs side by side; what differs is marked."""
+    from chronos_ec2.workstation.compare import compare as compare_runs
+    from chronos_ec2.workstation.compare import print_comparison
+    from chronos_ec2.workstation.run_ids import check_run_id
+
+    settings = settings_of(env)
+    with clear_errors():
+        run_ids = [check_run_id(run_id) for run_id in (first, second, *(also or []))]
+        aws = Aws(settings)
+        rows = compare_runs(aws.s3, aws.bucket, settings.environment, run_ids)
+        print_comparison(rows, run_ids, sys.stdout, everything=everything, as_json=json)

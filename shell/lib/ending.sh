@@ -139,6 +139,19 @@ finish_records() {
     || log_warn "run.json could not be finished"
 }
 
+# Makes report.html of what the run has left, and uploads it. It runs beside the last upload of the log, is given up
+# after half a minute, and says what is wrong in a file, as the log has its end by then. <file for that>
+report_run() {
+  local folder="$data/output"
+  [[ -x $venv_python && -n ${RUN_RECORD:-} ]] || return 0
+  {
+    mkdir -p "$folder" && printf '%s\n' "$RUN_RECORD" >"$folder/run.json"
+    cp -f "$data/preflight.json" "$data/config.yaml" "$folder/"
+    timeout 30 "$venv_python" -m chronos_ec2.report --run "$folder" --parts "$home/scripts/report" \
+      --into "$data/report.html" && put_run_file "$data/report.html" report.html 'text/html; charset=utf-8'
+  } >/dev/null 2>"$1"
+}
+
 flush_log() {
   local attempt
   stop_companions

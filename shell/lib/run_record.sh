@@ -8,7 +8,7 @@ _run_record_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$_run_record_lib_dir/state_helpers.sh"
 
 # Merges changes into a run's record, unless the record has its end already. With its end comes its cost.
-# <bucket> <env> <run_id> <json object of changes>
+# <bucket> <env> <run_id> <json object of changes>   Sets RUN_RECORD to what was written.
 update_run_record() {
   local bucket=$1 key="$2/$3/run.json" changes=$4 file record etag race
   file=$(mktemp) || return $?
@@ -31,6 +31,8 @@ update_run_record() {
       return "$EXIT_STATE_UNREADABLE"
     fi
     if retry_with_backoff 6 _put_record_if_match "$bucket" "$key" "$record" "$etag"; then
+      # shellcheck disable=SC2034  # read by the report
+      RUN_RECORD=$record
       rm -f "$file"
       return 0
     fi

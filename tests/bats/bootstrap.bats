@@ -109,7 +109,8 @@ wait_for() {
 # The end that every run has, in this order and with nothing after it.
 assert_clean_end() {
   local effects end
-  effects=$(grep -v /notices/ "$FAKE_AWS_DIR/effects")
+  # The report goes up beside the last of the log: the order of these two is nobody's.
+  effects=$(grep -v -e /notices/ -e '/report.html$' "$FAKE_AWS_DIR/effects")
   end="put-object logs/$RUN/phase_logs.json
 put-object dev/$RUN/run.json if-match
 put-object dev/$RUN/logs/bootstrap.log
@@ -208,6 +209,20 @@ assert_failed_run() {
 
 # -- a good run -------------------------------------------------------------------------------------------------------------
 
+@test "a report that cannot be made costs the run nothing but the report" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does report 'echo "report: no room" >&2; exit 1'
+  boot
+  assert_equal "$boot_status" 0
+  assert_clean_end
+  assert_json "$(run_record_now)" .outcome succeeded
+  assert [ ! -e "$(object a-bucket "dev/$RUN/report.html")" ]
+  run -0 grep 'report.html is missing' "$work/console"
+  assert_output --partial 'invoke report makes it): report: no room'
+}
+
 @test "a good run goes through the phases in order, finishes its record, frees the environment and powers off" {
   local record logs
   plan_cli
@@ -230,6 +245,9 @@ cleanup cleanup i-0abc"
     'succeeded null null 0 i-0abc g4dn.2xlarge'
   assert_json "$record" '"\(.environment_archive.used)"' tar.gz
   assert_json "$record" '"\(.metrics.WQL) \(.metrics.baselines.seasonal_naive.WQL)"' '0.1 0.2'
+  assert_equal "$(<"$(object a-bucket "dev/$RUN/report.html")")" 'a page'
+  assert_json "$(<"$CHRONOS_ROOT/data/output/run.json")" .outcome succeeded
+  assert [ -s "$CHRONOS_ROOT/data/output/preflight.json" ] && assert [ -s "$CHRONOS_ROOT/data/output/config.yaml" ]
   # 10 states at 2 PUT each, the looks for a kill, the archive and the scripts: counted, not guessed.
   assert_json "$record" '.requests | .put >= 20 and .get >= 10' true
   logs=$(cat "$(object a-bucket "logs/$RUN/phase_logs.json")")

@@ -15,11 +15,11 @@ from nonsense import DEEP, FUZZ, JSON, NUMBERS, TEXTS, dumped, flawed, flawed_by
 
 from chronos_ec2.errors import ChronosError, UsageProblem
 from chronos_ec2.state import clock
+from chronos_ec2.words import money_text, span_text
 from chronos_ec2.workstation.cost import parse_since
 from chronos_ec2.workstation.prices_api import list_price
 from chronos_ec2.workstation.prices_cache import PriceCache, Rate
 from chronos_ec2.workstation.run_cost import cost_of, cost_parts_text, with_cost
-from chronos_ec2.workstation.words import money_text, span_text
 from faults.tools.tally import Tally
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

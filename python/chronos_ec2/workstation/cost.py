@@ -11,10 +11,10 @@ from typing import Any, Final, TextIO
 
 from chronos_ec2.errors import UsageProblem
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.words import money_text
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.run_cost import PARTS, number_of, rounded
 from chronos_ec2.workstation.runs import RunRecord, list_runs
-from chronos_ec2.workstation.words import money_text
 
 _AGO: Final = re.compile(r"([0-9]{1,4})([hdw])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

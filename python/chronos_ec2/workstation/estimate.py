@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from chronos_ec2.errors import ChronosError, TooDear
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.words import money_text, span_text
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.pool_prices import price_of_pool
 from chronos_ec2.workstation.pools import ladder_markets
@@ -24,7 +25,6 @@ from chronos_ec2.workstation.prices import AwsPrices, Prices, gather, instance_t
 from chronos_ec2.workstation.prices_cache import PriceCache, cache_file
 from chronos_ec2.workstation.run_cost import PARTS, SWITCH_MARGIN_SECONDS, cost_of
 from chronos_ec2.workstation.settings import Settings, load_settings, parse_assignments
-from chronos_ec2.workstation.words import money_text, span_text
 
 LEAST_SECONDS: Final = 900
 """A run that ends sooner has paid for its start alone: booting, environment and data take minutes."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import ChronosError
+from chronos_ec2.words import size_text
 from chronos_ec2.workstation.run_ids import latest_run_id, list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import (
     MISSING_CODES,
@@ -26,7 +27,6 @@ from chronos_ec2.workstation.s3 import (
     translate,
 )
 from chronos_ec2.workstation.transfer import PARTS_AT_ONCE
-from chronos_ec2.workstation.words import size_text
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

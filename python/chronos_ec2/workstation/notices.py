@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
+from chronos_ec2.words import span_text
 from chronos_ec2.workstation.commands import aws_environment
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
-from chronos_ec2.workstation.words import span_text
 
 if TYPE_CHECKING:
     from chronos_ec2.workstation.sight import Sight

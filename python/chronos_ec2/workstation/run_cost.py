@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from chronos_ec2.state.clock import from_text, to_text
-from chronos_ec2.workstation.words import money_text
+from chronos_ec2.words import money_text
 
 PARTS: Final = ("compute", "disk", "requests", "address")
 LEAST_SECONDS: Final = 60

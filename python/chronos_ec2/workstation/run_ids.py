@@ -34,9 +34,13 @@ def run_prefix(environment: str, run_id: str) -> str:
     return f"{check_environment_name(environment)}/{check_run_id(run_id)}/"
 
 
-def list_run_ids(s3: S3Client, bucket: str, environment: str) -> list[str]:
-    """The ids of every run that left something in the bucket, newest first."""
-    names = list_folders(s3, bucket, f"{check_environment_name(environment)}/")
+def list_run_ids(s3: S3Client, bucket: str, environment: str, first: str = "") -> list[str]:
+    """The ids of every run that left something in the bucket, newest first.
+
+    Args:
+        first: begin with this id; what is before it is not even listed.
+    """
+    names = list_folders(s3, bucket, f"{check_environment_name(environment)}/", first)
     return sorted((name for name in names if RUN_ID.fullmatch(name)), reverse=True)
 
 

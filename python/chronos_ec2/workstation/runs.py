@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
-from chronos_ec2.errors import ChronosError, StateUnreadable
+from chronos_ec2.errors import ChronosError, StateUnreadable, UsageProblem
 from chronos_ec2.state.clock import from_text, to_text, utc_now
-from chronos_ec2.workstation.next_step import unfinished
+from chronos_ec2.workstation.history_cache import HistoryCache
 from chronos_ec2.workstation.outcome import (
     expected_since,
     finish_record,
@@ -18,11 +17,10 @@ from chronos_ec2.workstation.outcome import (
     is_launching,
     nodes_of,
 )
-from chronos_ec2.workstation.run_cost import cost_text, cost_until, number_of
+from chronos_ec2.workstation.run_cost import cost_until, number_of
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
 from chronos_ec2.workstation.usage import Usage, usage_of
-from chronos_ec2.workstation.words import span_text
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -30,17 +28,11 @@ if TYPE_CHECKING:
 
 _STEPS: Final = ("interrupted_at_step", "checkpoint_step", "resumed_from_step")
 QUIET: Final = timedelta(seconds=60)
-_HEADINGS: Final = (
-    "RUN",
-    "OUTCOME",
-    "FAILED STEP",
-    "STARTED (UTC)",
-    "DURATION",
-    "COST",
-    "WQL",
-    "BASELINE",
-    "INSTANCE",
+OUTCOMES: Final = (
+    *("running", "succeeded", "failed", "interrupted", "killed", "lost", "launch_failed", "unknown"),
 )
+WORKERS: Final = 24
+"""How many records are read at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +46,8 @@ class RunRecord:
         wql, baseline_wql: the model's weighted quantile loss, and the seasonal-naive forecast's.
         interrupted_at_step, checkpoint_step: how far it had come, and what of that is safe in S3.
         resume_from, resumed_from_step: the run that it went on from, and where.
+        git_commit: of the repository at the launch; a `+` behind it says that files differed from it.
+        metrics, baseline_metrics: the model's figures, and the seasonal-naive forecast's, by name.
         usage: where its billed seconds went; None where nobody knows.
         problem: what is wrong with the record itself, for a person.
     """
@@ -77,6 +71,9 @@ class RunRecord:
     checkpoint_step: int | None = None
     resume_from: str | None = None
     resumed_from_step: int | None = None
+    git_commit: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    baseline_metrics: Mapping[str, float] = field(default_factory=dict)
     usage: Usage | None = None
     problem: str | None = None
 
@@ -95,14 +92,20 @@ def list_runs(
     *,
     ec2: EC2Client | None = None,
     since: datetime | None = None,
+    outcomes: Collection[str] = (),
+    limit: int = 0,
+    cache: HistoryCache | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> list[RunRecord]:
-    """Every run of an environment, newest first; a broken record is named in its `problem`.
+    """The runs of an environment, newest first; a broken record is named in its `problem`.
 
     Args:
         ec2: when given, runs without an end and without a living state file are looked up, and the
             record of one whose machine is gone is completed.
         since: only runs that began then or later.
+        outcomes: only runs that ended, or go on, like that; none means all.
+        limit: no more than so many; 0 means all. Older records are not even read.
+        cache: where records of ended runs are kept from call to call.
 
     Raises:
         StorageDenied: S3 refused the listing or a record.
@@ -114,18 +117,54 @@ def list_runs(
         state = active_state(s3, bucket, environment)
     except StateUnreadable as error:
         state, trouble = None, f"{error}; `invoke kill --env {environment}` clears it"
+    kept: dict[str, dict[str, Any]] = {}
+    fresh: dict[str, dict[str, Any]] = {}
 
     def one(run_id: str) -> RunRecord:
         held = state if state is not None and state["run_id"] == run_id else None
-        document, problem = _read(s3, bucket, environment, run_id)
-        if ec2 is not None and document is not None and _needs_an_end(document, held, now()):
-            document, problem = _completed(s3, ec2, bucket, environment, run_id, document, held, now)
+        document: dict[str, Any] | None
+        if run_id in kept:
+            document, problem = kept[run_id], None
+        else:
+            document, problem = _read(s3, bucket, environment, run_id)
+            if ec2 is not None and document is not None and _needs_an_end(document, held, now()):
+                document, problem = _completed(s3, ec2, bucket, environment, run_id, document, held, now)
+            if document is not None and problem is None:
+                fresh[run_id] = document
         record = parse_record(environment, run_id, document, held, now())
         found = problem or record.problem or (trouble if record.outcome == "unknown" else None)
         return replace(record, problem=found)
 
     first = f"{since:%Y-%m-%d-%H%M%S}" if since else ""
-    return in_parallel(one, [name for name in list_run_ids(s3, bucket, environment) if name >= first])
+    run_ids = [name for name in list_run_ids(s3, bucket, environment, first) if name >= first]
+    found: list[RunRecord] = []
+    at_once = min(len(run_ids), max(limit, WORKERS)) if limit else len(run_ids)
+    for begin in range(0, len(run_ids), at_once or 1):
+        some = run_ids[begin : begin + at_once]
+        kept = cache.find(some) if cache else {}
+        found += [one_ for one_ in in_parallel(one, some, workers=WORKERS) if _wanted(one_, outcomes)]
+        if cache:
+            cache.keep(fresh)
+            fresh.clear()
+        if limit and len(found) >= limit:
+            return found[:limit]
+    return found
+
+
+def check_outcomes(outcomes: Collection[str]) -> frozenset[str]:
+    """Return the outcomes if runs can have them.
+
+    Raises:
+        UsageProblem: one is none; names those there are.
+    """
+    for outcome in outcomes:
+        if outcome not in OUTCOMES:
+            raise UsageProblem(f"--outcome: got {outcome!r}, need one of {', '.join(OUTCOMES)}")
+    return frozenset(outcomes)
+
+
+def _wanted(record: RunRecord, outcomes: Collection[str]) -> bool:
+    return not outcomes or record.outcome in outcomes
 
 
 def _read(
@@ -195,7 +234,7 @@ def parse_record(
     ended = moment(document.get("ended_at"))
     outcome = document.get("outcome") or ("running" if state else "unknown")
     until = ended or (now if outcome == "running" else None)
-    wql, baseline = _losses(_mapping(document.get("metrics")))
+    metrics, baselines = _figures(_mapping(document.get("metrics")))
     return RunRecord(
         run_id=run_id,
         environment=environment,
@@ -207,8 +246,11 @@ def parse_record(
         ended_at=ended,
         duration_seconds=max(0.0, (until - started).total_seconds()) if until and started else None,
         cost_usd=cost_until(document, now) if outcome == "running" else _cost(document),
-        wql=wql,
-        baseline_wql=baseline,
+        wql=metrics.get("WQL"),
+        baseline_wql=baselines.get("WQL"),
+        git_commit=_commit(document),
+        metrics=metrics,
+        baseline_metrics=baselines,
         instance_type=_text(machine.get("type")) or _text(state.get("instance_type")),
         instance_id=_text(machine.get("id")) or _text(state.get("instance_id")),
         nodes=nodes_of(state, document),
@@ -250,67 +292,24 @@ def _moment_of_id(run_id: str) -> datetime | None:
         return None
 
 
-def _losses(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """The model's and the baseline's loss; a trainer's `final` event may be nested or flat."""
+def _figures(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """The model's and the baseline's figures; a trainer's `final` event may be nested or flat."""
     model = _mapping(metrics.get("metrics")) or metrics
     baseline = _mapping(_mapping(metrics.get("baselines")).get("seasonal_naive"))
-    return _number(model.get("WQL")), _number(baseline.get("WQL"))
+    return _numbers(model), _numbers(baseline)
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    known = ((str(name), _number(value)) for name, value in figures.items())
+    return {name: value for name, value in known if value is not None}
+
+
+def _commit(document: Mapping[str, Any]) -> str | None:
+    git = _mapping(document.get("git"))
+    commit = _text(git.get("commit"))
+    return None if commit is None else commit + ("+" if git.get("dirty") else "")
 
 
 def _number(value: object) -> float | None:
     number = number_of(value)
     return None if number is None else float(number)
-
-
-def print_runs(records: Sequence[RunRecord], out: TextIO, *, as_json: bool = False) -> None:
-    """Print runs as a table (drawn on a terminal, plain columns elsewhere) or as a JSON list."""
-    if as_json:
-        out.write(json.dumps([record.to_json() for record in records], indent=2) + "\n")
-        return
-    if not records:
-        out.write("no runs yet\n")
-        return
-    rows = [_row(record) for record in records]
-    if out.isatty():
-        _draw(rows, out)
-    else:
-        widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
-        for row in (_HEADINGS, *rows):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            out.write("  ".join(cells).rstrip() + "\n")
-    for record in records:
-        if record.usage is not None:
-            out.write(f"{record.run_id}: {record.usage.sentence}\n")
-    for record in records:
-        if record.problem:
-            out.write(f"{record.run_id}: {record.problem}\n")
-    for line in unfinished(records):
-        out.write(f"{line}\n")
-
-
-def _row(record: RunRecord) -> tuple[str, ...]:
-    step = f" ({record.current_step})" if record.current_step else ""
-    return (
-        record.run_id,
-        record.outcome + step,
-        record.failed_step or "-",
-        f"{record.started_at:%m-%d %H:%M}" if record.started_at else "-",
-        span_text(record.duration_seconds) if record.duration_seconds is not None else "-",
-        cost_text(record.cost_usd) or "-",
-        "-" if record.wql is None else f"{record.wql:.4f}",
-        "-" if record.baseline_wql is None else f"{record.baseline_wql:.4f}",
-        (f"{record.nodes} x " if record.nodes > 1 else "") + (record.instance_type or "-"),
-    )
-
-
-def _draw(rows: Sequence[tuple[str, ...]], out: TextIO) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"succeeded": "green", "running": "cyan", "unknown": "yellow"}
-    table = Table(*_HEADINGS, box=None, padding=(0, 1), pad_edge=False)
-    for row in rows:
-        colour = colours.get(row[1].split()[0], "red")
-        table.add_row(Text(row[0]), Text(row[1], style=colour), *map(Text, row[2:]))
-    Console(file=out).print(table)

@@ -218,11 +218,17 @@ def list_prefix(s3: S3Client, bucket: str, prefix: str) -> list[StoredObject]:
     return found
 
 
-def list_folders(s3: S3Client, bucket: str, prefix: str) -> list[str]:
-    """The names right under a prefix that end in `/`, without the slash."""
+def list_folders(s3: S3Client, bucket: str, prefix: str, first: str = "") -> list[str]:
+    """The names right under a prefix that end in `/`, without the slash, in their order.
+
+    Args:
+        first: begin there; S3 does not list what comes before it.
+    """
     names: list[str] = []
     with translated(f"s3://{bucket}/{prefix}"):
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        pages = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, Delimiter="/", StartAfter=f"{prefix}{first}" if first else ""
+        )
         for page in pages:
             names.extend(item["Prefix"][len(prefix) : -1] for item in page.get("CommonPrefixes", []))
     return names

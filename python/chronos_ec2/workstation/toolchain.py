@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from chronos_ec2.errors import ToolMissing
+from chronos_ec2.report.page_parts import LIBRARY
 from chronos_ec2.workstation.settings import REPOSITORY
 
 
@@ -40,3 +41,15 @@ def node_program(package: str, program: str) -> Path:
     if not file.exists():
         raise ToolMissing(f"{package} is not in node_modules: run ./invokew setup")
     return file
+
+
+def report_library() -> dict[str, Path]:
+    """The files of the report's drawing library by their names (`LIBRARY`).
+
+    Raises:
+        ToolMissing: the package is not installed.
+    """
+    found = {name: REPOSITORY / "node_modules" / "uplot" / path for name, path in LIBRARY.items()}
+    if not all(path.is_file() for path in found.values()):
+        raise ToolMissing("uplot is not in node_modules: run ./invokew setup")
+    return found

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.words import size_text
 from chronos_ec2.workstation.content import Digests, mark_of
 from chronos_ec2.workstation.dataset import check_dataset
 from chronos_ec2.workstation.s3 import (
@@ -26,7 +27,6 @@ from chronos_ec2.workstation.s3 import (
 )
 from chronos_ec2.workstation.transfer import LocalFile, look, put_manifest, send_all
 from chronos_ec2.workstation.upload_progress import Progress
-from chronos_ec2.workstation.words import size_text
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -44,10 +44,13 @@ _SINGLE_SCRIPTS: Final = {
     "chronos_ec2/metrics_log.py": "python/chronos_ec2/metrics_log.py",
     "chronos_ec2/start_model.py": "python/chronos_ec2/start_model.py",
     "chronos_ec2/training_settings.py": "python/chronos_ec2/training_settings.py",
+    "chronos_ec2/words.py": "python/chronos_ec2/words.py",
 }
 _SCRIPT_FOLDERS: Final = {
     "lib": "shell/lib",
+    "report": "templates/report",
     "chronos_ec2/data": "python/chronos_ec2/data",
+    "chronos_ec2/report": "python/chronos_ec2/report",
     "chronos_ec2/state": "python/chronos_ec2/state",
     "chronos_ec2/instance": "python/chronos_ec2/instance",
 }

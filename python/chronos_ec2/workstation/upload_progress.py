@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Final, Protocol, TextIO
 
-from chronos_ec2.workstation.words import size_text
+from chronos_ec2.words import size_text
 
 LINE_SECONDS: Final = 10.0
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from chronos_ec2.state.clock import from_milliseconds, from_text
+from chronos_ec2.words import span_text
 from chronos_ec2.workstation.run_cost import billed_seconds
-from chronos_ec2.workstation.words import span_text
 
 SPENT_ON: Final[Mapping[str, str]] = {
     "launch_accepted": "launch",

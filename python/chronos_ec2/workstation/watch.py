@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, TextIO
 from chronos_ec2.errors import ChronosError, StateUnreadable
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import utc_now
+from chronos_ec2.words import span_text
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
 from chronos_ec2.workstation.sight import Sight
 from chronos_ec2.workstation.watch_view import View, make_view
-from chronos_ec2.workstation.words import span_text
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

@@ -12,9 +12,9 @@ from rich.console import OverflowMethod
 from rich.text import Text
 
 from chronos_ec2.metrics_log import Record
+from chronos_ec2.words import size_text, span_text
 from chronos_ec2.workstation.run_progress import gpus_of
 from chronos_ec2.workstation.sight import Phase, Sight, cost_so_far, printable
-from chronos_ec2.workstation.words import size_text, span_text
 
 PHASES: Final = (
     *("initialization", "system_setup", "venv_download", "gpu_preflight"),

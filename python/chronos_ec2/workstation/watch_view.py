@@ -12,9 +12,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
 from chronos_ec2.state.clock import utc_now
+from chronos_ec2.words import size_text, span_text
 from chronos_ec2.workstation.sight import Sight, age_text, cost_so_far, printable, summary
 from chronos_ec2.workstation.watch_screen import Screen
-from chronos_ec2.workstation.words import size_text, span_text
 
 
 class View(Protocol):

@@ -10,15 +10,21 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGE = REPOSITORY / "python" / "chronos_ec2"
-SHARED = {"data", "errors", "exit_codes", "metrics_log", "start_model", "state", "training_settings"}
+SHARED = {
+    *("data", "errors", "exit_codes", "metrics_log", "report", "start_model", "state", "training_settings"),
+    "words",
+}
 ALLOWED = {
     "state": {"state", "errors", "exit_codes"},
     "data": {"data", "errors", "exit_codes"},
+    "report": {"report", "state", "errors", "exit_codes", "metrics_log", "words"},
     "instance": {"instance", *SHARED},
     "workstation": {"workstation", *SHARED},
     "local_cloud": {"local_cloud", "state", "errors", "exit_codes"},
 }
-INSTANCE_PACKAGES = {"boto3", "botocore", "numpy", "psutil", "pyarrow", "pynvml", "yaml", "chronos_ec2"}
+INSTANCE_PACKAGES = {
+    *("boto3", "botocore", "chronos_ec2", "jinja2", "numpy", "psutil", "pyarrow", "pynvml", "yaml"),
+}
 CHRONOS_PACKAGES = {"chronos", "safetensors", "transformers", "torch"}
 """What the training environment holds; all else an instance's code must find in the standard library."""
 
@@ -59,7 +65,9 @@ def test_the_tasks_import_the_workstation_alone() -> None:
 def test_an_instance_needs_only_its_training_environment() -> None:
     import sys
 
-    files = [file for room in ("instance", "state", "data") for file in (PACKAGE / room).rglob("*.py")]
+    files = [
+        file for room in ("instance", "state", "data", "report") for file in (PACKAGE / room).rglob("*.py")
+    ]
     files += [REPOSITORY / "python" / name for name in ("preflight_check.py", "training_wrapper.py")]
     known = INSTANCE_PACKAGES | set(sys.stdlib_module_names)
     for file in files:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from chronos_ec2.errors import TooDear
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.words import money_text
 from chronos_ec2.workstation.estimate import estimate, lines, main
 from chronos_ec2.workstation.prices import Prices, table_rates
 from chronos_ec2.workstation.settings import Settings, load_settings
-from chronos_ec2.workstation.words import money_text
 
 from .conftest import NOW, Service
 

@@ -64,7 +64,7 @@ class Trainer:
         season = config.season_length or season_from_spacing(series.spacing_seconds)
         self._model = LinearQuantileModel(Shape(config.context_length, config.prediction_length, season))
         self._windows = Windows(series, config.context_length, config.prediction_length)
-        self._held_out = HeldOut(self._windows, season)
+        self._held_out = HeldOut(series, self._windows, season)
         self._adam = Adam.fresh(self._model.weights)
         self._origin = {**config.result_keys(), "season_length": season, "data": series.fingerprint()}
         self._step = self._saved_step = 0
@@ -198,7 +198,7 @@ class Trainer:
         baselines = self._held_out.baselines()
         metadata = {"training_config": asdict(self._config), "metrics": metrics, "baselines": baselines}
         save_model(self._output / MODEL_PATH, self._model, metadata)
-        self._held_out.write_forecasts(self._output / FORECASTS_PATH, self._series.ids, self._model)
+        self._held_out.write_forecasts(self._output / FORECASTS_PATH, self._model)
         self._events.emit(
             "final",
             metrics=metrics,

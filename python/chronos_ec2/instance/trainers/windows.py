@@ -70,11 +70,6 @@ class Windows:
         """The last window of every series, in the order of the series."""
         return self._cut(self._series.offsets[1:] - len(self._context) - len(self._target))
 
-    def held_out_times(self) -> NDArray[np.int64]:
-        """The times of the held-out targets in microseconds, shape [series, horizon]."""
-        first = self._series.offsets[1:] - len(self._target)
-        return np.asarray(self._series.times[first[:, None] + np.arange(len(self._target))], dtype=np.int64)
-
     def baseline(self, season_length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What the seasonal-naive forecast says, and the scale for MASE.
 

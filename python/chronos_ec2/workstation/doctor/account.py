@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from chronos_ec2.errors import LocalCloudDown, NoCredentials
+from chronos_ec2.words import span_text
 from chronos_ec2.workstation.doctor.answers import ApiError, NotKnown
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
-from chronos_ec2.workstation.words import span_text
 
 # Signature version 4 is refused when its time is more than five minutes off.
 SKEW_LIMIT_SECONDS = 300

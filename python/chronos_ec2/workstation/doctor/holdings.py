@@ -8,13 +8,13 @@ from typing import Final
 
 from chronos_ec2.errors import StateUnreadable
 from chronos_ec2.state.clock import from_text
+from chronos_ec2.words import span_text
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 from chronos_ec2.workstation.outcome import instance_fate, nodes_of
 from chronos_ec2.workstation.reap import Reaper
 from chronos_ec2.workstation.run_ids import active_state
 from chronos_ec2.workstation.switch_service import OutsideSwitches
-from chronos_ec2.workstation.words import span_text
 
 _BILLING: Final = ("terminate", "delete", "cancel")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from chronos_ec2.words import size_text
 from chronos_ec2.workstation.doctor.answers import NotKnown
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
@@ -14,7 +15,6 @@ from chronos_ec2.workstation.doctor.image import image
 from chronos_ec2.workstation.environment_archive import sha256_of
 from chronos_ec2.workstation.s3 import decode_object, get_bytes, list_prefix
 from chronos_ec2.workstation.upload import DATA_PREFIX, ENVIRONMENT_PREFIX, SCRIPTS_PREFIX, instance_scripts
-from chronos_ec2.workstation.words import size_text
 
 # The glibc of the releases that Deep Learning AMIs are made from, by the words in an image's name.
 _GLIBC: Final = {

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -24,7 +22,7 @@ from chronos_ec2.instance.metrics import (
 from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Windows
-from chronos_ec2.instance.trainers.files import write_atomically
+from chronos_ec2.instance.trainers.forecast_files import write_forecasts
 from chronos_ec2.training_settings import ChronosConfig
 
 Floats = NDArray[np.float64]
@@ -124,23 +122,5 @@ class HeldOut:
         ]
 
     def write(self, path: Path, forecast: NDArray[np.float32]) -> None:
-        """Write the forecast of all series beside what happened.
-
-        Args:
-            path: the Parquet file: item_id, variate (of several), timestamp, target, "0.1" … "0.9".
-            forecast: as `forecast` returns it, of all series.
-        """
-        names, count = self._config.target, len(self._config.target)
-        ends = self._series.offsets[1:]
-        times = self._series.times[ends[:, None] + np.arange(-self._ahead, 0)]
-        ids = np.repeat(np.asarray(self._series.ids, dtype=object), count * self._ahead)
-        columns: dict[str, pa.Array] = {"item_id": pa.array(ids, pa.string())}
-        if count > 1:
-            variates = np.tile(np.repeat(np.asarray(names, dtype=object), self._ahead), len(self._series))
-            columns["variate"] = pa.array(variates, pa.string())
-        moments = np.repeat(times[:, None, :], count, axis=1).ravel()
-        columns["timestamp"] = pa.array(moments, pa.int64()).cast(pa.timestamp("us"))
-        columns["target"] = pa.array(self.target(self.everything()).ravel(), from_pandas=True)
-        flat = forecast.reshape(-1, len(QUANTILE_LEVELS))
-        columns |= {str(level): pa.array(flat[:, position]) for position, level in enumerate(QUANTILE_LEVELS)}
-        write_atomically(path, lambda stream: pq.write_table(pa.table(columns), stream))
+        """Write what `forecast` returned of all series, beside what happened (forecast_files.py)."""
+        write_forecasts(path, self._series, forecast, self._season)

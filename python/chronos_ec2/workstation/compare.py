@@ -1,0 +1,136 @@
+"""Runs side by side: what was asked for and what came of it, with a mark where they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from chronos_ec2.errors import UsageProblem
+from chronos_ec2.report.run_files import mapping, moment, number
+from chronos_ec2.words import money_text, span_text
+from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
+from chronos_ec2.workstation.s3 import get_json, in_parallel
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MARK: Final = "*"
+_DEPTH: Final = 4
+_SAME_FOR_NO_TWO: Final = frozenset({"config.run_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fact of all runs; None where a run does not have it."""
+
+    name: str
+    values: tuple[str | None, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs do not all say the same."""
+        return len(set(self.values)) > 1
+
+
+def compare(s3: S3Client, bucket: str, environment: str, run_ids: Sequence[str]) -> list[Row]:
+    """The facts of some runs, in the order of the runs.
+
+    Raises:
+        UsageProblem: fewer than two different runs.
+        NoSuchRun: one has no record; names the runs there are.
+    """
+    if len(set(run_ids)) < 2:
+        raise UsageProblem("compare takes two different run ids or more; invoke runs lists them")
+
+    def facts_of(run_id: str) -> dict[str, str]:
+        prefix = run_prefix(environment, run_id)
+        record = get_json(s3, bucket, f"{prefix}run.json")
+        if record is None:
+            raise no_such_run(environment, run_id, list_run_ids(s3, bucket, environment))
+        return dict(_facts(record, get_json(s3, bucket, f"{prefix}training.json") or {}))
+
+    found = in_parallel(facts_of, run_ids)
+    names = dict.fromkeys(name for facts in found for name in facts)
+    return [Row(name, tuple(facts.get(name) for facts in found)) for name in names]
+
+
+def _facts(record: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What came of it first, then what was asked for."""
+    for name in ("outcome", "failed_step", "error"):
+        if record.get(name) is not None:
+            yield name, str(record[name])
+    start, end = moment(record.get("started_at")), moment(record.get("ended_at"))
+    if start and end:
+        yield "duration", span_text((end - start).total_seconds())
+    if (cost := number(mapping(record.get("cost_usd")).get("total"))) is not None:
+        yield "cost", money_text(cost)
+    metrics = {"metrics": training.get("metrics"), "baselines": training.get("baselines")}
+    yield from _flat(metrics if training else {"metrics": record.get("metrics")})
+    git = mapping(record.get("git"))
+    if git.get("commit"):
+        yield "git.commit", str(git["commit"])[:12] + ("+" if git.get("dirty") else "")
+    machine = mapping(record.get("instance"))
+    kept = ("type", "market", "zone")
+    yield from _flat({"instance": {key: machine[key] for key in kept if key in machine}})
+    yield from (fact for fact in _flat({"config": record.get("config")}) if fact[0] not in _SAME_FOR_NO_TWO)
+    data = mapping(record.get("dataset"))
+    yield from _flat({"data": {key: data.get(key) for key in ("series", "rows", "manifest_sha256")}})
+    yield from _flat({"versions": training.get("versions")})
+    environment = mapping(record.get("environment_archive"))
+    yield from _flat(
+        {"environment_sha256": environment.get("sha256"), "scripts_sha256": record.get("scripts_sha256")}
+    )
+
+
+def _flat(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Nested mappings as dotted names."""
+    if isinstance(value, Mapping) and depth < _DEPTH:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key), depth + 1)
+    elif isinstance(value, float):
+        yield name, f"{value:.6g}"
+    elif value is not None:
+        yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def print_comparison(
+    rows: Sequence[Row],
+    run_ids: Sequence[str],
+    out: TextIO,
+    *,
+    everything: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print the rows in which runs differ, or all of them with a mark at those; or one JSON object."""
+    if as_json:
+        facts = [{"name": row.name, "values": list(row.values), "differs": row.differs} for row in rows]
+        out.write(json.dumps({"runs": list(run_ids), "facts": facts}, indent=2) + "\n")
+        return
+    shown = [row for row in rows if everything or row.differs]
+    table = [("", "", *run_ids)]
+    table += [
+        (
+            MARK if row.differs else "",
+            row.name,
+            *("-" if value is None else _short(value) for value in row.values),
+        )
+        for row in shown
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        out.write(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        )
+    same = len(rows) - sum(row.differs for row in rows)
+    if not everything:
+        out.write(f"{same} facts are the same in all of them (--everything shows them)\n")
+
+
+def _short(value: str | None) -> str:
+    """One line that a terminal can show: no control characters, not too long."""
+    if value is None:
+        return "-"
+    line = "".join(sign if sign.isprintable() else " " for sign in value)
+    return line if len(line) <= 40 else line[:39] + "…"

@@ -1,0 +1,152 @@
+"""What is on the report, of whatever a run has left."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronos_ec2.instance.metrics import (
+    MEDIAN,
+    QUANTILE_LEVELS,
+    mean_absolute_scaled_error,
+    weighted_quantile_loss,
+)
+from chronos_ec2.report.charts import thinned
+from chronos_ec2.report.forecasts import read_forecasts
+from chronos_ec2.report.run_files import READ
+from chronos_ec2.report.series_errors import best_median_worst, mase_by_series, wql_by_series
+
+from .conftest import record
+
+Write = Callable[[Path], Path]
+
+
+def test_the_errors_of_a_series_are_the_metrics_of_that_series_alone() -> None:
+    make = np.random.default_rng(0)
+    lengths = [5, 1, 8]
+    starts = np.array([0, 5, 6])
+    target = make.normal(size=14)
+    target[[1, 7]] = np.nan
+    quantiles = np.sort(make.normal(size=(14, 9)), axis=1)
+    scale = np.repeat([0.5, 2.0, 0.0], lengths)
+    wql = wql_by_series(target, quantiles, QUANTILE_LEVELS, starts)
+    mase = mase_by_series(target, quantiles[:, MEDIAN], scale, starts)
+    for number, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        rows = slice(start, start + length)
+        assert wql[number] == pytest.approx(weighted_quantile_loss(target[rows][None], quantiles[rows][None]))
+        alone = mean_absolute_scaled_error(target[rows][None], quantiles[rows, MEDIAN][None], [scale[start]])
+        assert mase[number] == pytest.approx(alone, nan_ok=True)
+
+
+def test_best_median_and_worst_are_different_series_and_leave_out_what_has_no_error() -> None:
+    assert best_median_worst(np.array([3.0, np.nan, 1.0, 2.0, 9.0])) == {"best": 2, "median": 3, "worst": 4}
+    assert best_median_worst(np.array([3.0, 1.0])) == {"best": 1, "worst": 0}
+    assert best_median_worst(np.array([np.nan, 4.0])) == {"best": 1}
+    assert best_median_worst(np.array([np.nan])) == {}
+
+
+def test_a_long_curve_keeps_its_ends_and_its_peaks() -> None:
+    points = [(float(step), 1.0) for step in range(100_000)]
+    points[51_234] = (51_234.0, 99.0)
+    points[70_001] = (70_001.0, -99.0)
+    kept = thinned(points, 200)
+    assert len(kept) <= 200
+    assert kept == sorted(kept)
+    assert {points[0], points[51_234], points[70_001], points[-1]} <= set(kept)
+
+
+def test_the_examples_show_the_time_before_and_the_naive_forecast(plain_run: Path) -> None:
+    found = read_forecasts(plain_run)
+    assert found is not None
+    assert [chart.title.split(":")[0] for chart in found.examples] == ["Best", "Median", "Worst"]
+    assert found.examples[2].title.startswith("Worst: wild")
+    chart = found.examples[0]
+    lines = {line.label: line.values for line in chart.lines}
+    assert len(chart.x) == 24 * 4 + 24
+    assert chart.x == sorted(chart.x)
+    assert None not in lines["actual"]
+    assert lines["forecast (median)"][:96] == [None] * 96
+    assert None not in lines["seasonal naive"][96:]
+    assert all(low <= high for low, high in zip(lines["10%"][96:], lines["90%"][96:], strict=True))  # type: ignore[operator]
+    assert (found.series, found.compared) == (4, 4)
+    assert found.ranking is not None
+
+
+def test_all_of_a_run_is_on_its_page(plain_run: Path, write_page: Write) -> None:
+    text = write_page(plain_run).read_text()
+    for part in (
+        *(
+            "succeeded",
+            "20 min 00 s",
+            "$0.26",
+            "g4dn.2xlarge spot",
+            "0123456789abcdef with uncommitted changes",
+        ),
+        *(
+            "seasonal naive",
+            "waves.parquet",
+            "Model parameters",
+            "max_steps",
+            "40 GB",
+            "S3 requests",
+            "Training loss",
+        ),
+    ):
+        assert part in text, part
+    assert "Not in this report" not in text
+    assert "What went wrong" not in text
+    assert len(text) < 400_000
+
+
+def test_a_failed_run_says_what_failed_and_what_to_do(
+    plain_run: Path, write_page: Write, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    told = record(
+        {}, outcome="failed", failed_step="gpu_preflight", error="preflight: disk: 3 GB free", exit_code=1
+    )
+    (run / "run.json").write_text(json.dumps(told))
+    checks = [{"name": "disk", "ok": False, "detail": "3 GB free", "remedy": "raise volume_gb"}]
+    (run / "preflight.json").write_text(json.dumps({"checks": checks}))
+    text = write_page(run).read_text()
+    for part in ("What went wrong", "gpu_preflight", "preflight: disk: 3 GB free", "disk: raise volume_gb"):
+        assert part in text
+    assert "training.json is not there" in text
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_file_that_is_missing_or_broken_costs_its_part_alone(
+    name: str, plain_run: Path, write_page: Write, tmp_path: Path
+) -> None:
+    run = shutil.copytree(plain_run, tmp_path / "run")
+    whole = (run / name).read_bytes()
+    noise = random.Random(name).randbytes(len(whole))
+    for body in (
+        None,
+        b"",
+        whole[: len(whole) // 2],
+        noise,
+        b"[1, 2]",
+        b'{"phases": 3, "cost_usd": [], "git": "x"}',
+    ):
+        if body is None:
+            (run / name).unlink()
+        else:
+            (run / name).write_bytes(body)
+        text = write_page(run).read_text()
+        assert text.rstrip().endswith("</html>")
+        assert ("calm" in text) or name in ("forecasts.parquet", "forecast_history.parquet")
+
+
+def test_a_folder_without_anything_is_a_page_that_says_so(write_page: Write, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    text = write_page(tmp_path / "empty").read_text()
+    assert "unknown" in text
+    assert "run.json is not there" in text
