@@ -50,6 +50,9 @@ def tree(tmp_path: Path) -> Path:
         "python/chronos_ec2/metrics_log.py",
         "python/chronos_ec2/start_model.py",
         "python/chronos_ec2/training_settings.py",
+        "python/chronos_ec2/words.py",
+        "python/chronos_ec2/report/page.py",
+        "templates/report/report.js",
         "python/chronos_ec2/data/series.py",
         "python/chronos_ec2/state/state_machine.json",
         "python/chronos_ec2/state/store.py",
@@ -296,12 +299,15 @@ def test_the_scripts_lie_as_the_instance_expects_them(world: Any, tree: Path) ->
         "chronos_ec2/metrics_log.py",
         "chronos_ec2/start_model.py",
         "chronos_ec2/training_settings.py",
+        "chronos_ec2/words.py",
+        "chronos_ec2/report/page.py",
+        "report/report.js",
         "chronos_ec2/data/series.py",
         "chronos_ec2/state/state_machine.json",
         "chronos_ec2/state/store.py",
         "chronos_ec2/instance/trainers/linear_quantile.py",
     }
-    assert (summary.sent, summary.unchanged) == (15, 0)
+    assert (summary.sent, summary.unchanged) == (18, 0)
     manifest = world.get(f"{SCRIPTS}MANIFEST.sha256")
     assert summary.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
 
@@ -322,7 +328,7 @@ def test_only_changed_scripts_are_sent_again(world: Any, tree: Path) -> None:
     first = upload_scripts(world.s3, world.bucket, tree)
     world.s3.calls.clear()
     again = upload_scripts(world.s3, world.bucket, tree)
-    assert (again.sent, again.unchanged, again.bytes) == (0, 15, 0)
+    assert (again.sent, again.unchanged, again.bytes) == (0, 18, 0)
     assert again.manifest_sha256 == first.manifest_sha256
     assert not {"head_object", "put_object", "delete_object"} & set(world.s3.calls)
     (tree / "shell/bootstrap.sh").write_text("# changed\n")
