@@ -38,7 +38,7 @@ _tee_with_digest() {
   # Copies: Bash closes its own when the coprocess ends.
   exec {from}<&"${DIGEST[0]}" {sink}>&"$to"
   exec {to}>&-
-  trap 'kill "$!" 2>/dev/null; exit 143' TERM
+  trap 'kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
   "$@" >&"$sink" {sink}>&- {from}<&- &
   exec {sink}>&-
   wait "$!" || status=$?

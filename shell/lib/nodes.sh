@@ -160,7 +160,7 @@ save_node_logs() {
 
 # The end of a node that does not lead: it tells the others, saves its logs and powers off. <exit status>
 end_node() {
-  local reason=done words=''
+  local reason='done' words=''
   if (($1 != 0)); then
     reason=failed words=$(explain_end "$1")
     case $(stop_reason) in

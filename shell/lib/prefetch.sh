@@ -26,7 +26,7 @@ begin_prefetch() {
 _prefetch() {
   local into=$1 manifest list
   shift
-  trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit 143' TERM
+  trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
   manifest=$(mktemp) list=$(mktemp)
   "$@" cat --raw "s3://$CHRONOS_BUCKET/${DATA_PREFIX}MANIFEST.json" >"$manifest" 2>/dev/null &
   if wait "$!" && [[ $(sha256_of_input <"$manifest") == "$CHRONOS_DATASET_SHA256" ]]; then
@@ -54,7 +54,7 @@ begin_data_sync() {
 
 # Two writers of one file would break it: the sync begins when the prefetch has ended. <command…>
 _after_prefetch() {
-  trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit 143' TERM
+  trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
   while [[ -n $prefetch_pid ]] && kill -0 "$prefetch_pid" 2>/dev/null; do
     sleep 0.1 &
     wait "$!"

@@ -11,7 +11,7 @@ def problems($where; $fields):
   | .value as $kinds
   | if ($body | has($name) | not) then "\($where)\($name) is missing"
     elif ($kinds | index($body[$name] | kind)) == null then
-      "\($where)\($name) is \($body[$name] | kind), expected \($kinds | join(" or "))"
+      "\($where)\($name) is \($body[$name] | type), expected \($kinds | join(" or ") | sub("strings"; "array of strings"))"
     else empty end;
 
 def nested_problems($table):

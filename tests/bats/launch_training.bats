@@ -616,7 +616,7 @@ plan_instance_that_ends() {
   assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances terminate-instances "${GIVE_BACK[@]}"
   assert_equal "$(state_now)" ''
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.exit_code) \(.error)"' \
-    'launch_failed 17 the outside switch cannot be armed, so the instance was terminated:  An error occurred (AccessDeniedException) when calling the operation: the fake says so '
+    'launch_failed 17 the outside switch cannot be armed, so the instance was terminated:  An error occurred (AccessDeniedException) when calling the operation: the fake says so'
 }
 
 @test "a stack without a group for outside switches is exit code 11, before anything is claimed" {

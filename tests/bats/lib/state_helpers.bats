@@ -198,7 +198,7 @@ for number in range(int(sys.argv[2])):
         print("wrong")
 PYTHON
   assert_output "$(printf '%s\n' "${verdicts[@]}")"
-  assert_equal "${verdicts[*]}" 'right wrong wrong wrong wrong wrong wrong right wrong right right right right wrong wrong wrong wrong'
+  assert_equal "${verdicts[*]}" 'right wrong wrong wrong wrong wrong wrong right right wrong right right wrong wrong wrong wrong right right right right wrong wrong wrong wrong'
 }
 
 # -- atomic_write_state -----------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
 @test "live instances are looked for by tag and state, and come back with their run" {
   aws_plan '*' --out "$(instances_json "$(instance_json i-1 running RUN-1)" '{"InstanceId":"i-2","State":{"Name":"pending"}}')"
   run --separate-stderr -0 live_instances dev
-  assert_output '[{"id":"i-1","state":"running","run_id":"RUN-1"},{"id":"i-2","state":"pending","run_id":null}]'
+  assert_output '[{"id":"i-1","state":"running","node":0,"run_id":"RUN-1"},{"id":"i-2","state":"pending","node":0,"run_id":null}]'
   assert_called 1 ec2 describe-instances --filters Name=tag:Project,Values=Chronos-Training Name=tag:Environment,Values=dev \
     Name=instance-state-name,Values=pending,running,stopping,stopped --output json
 }
