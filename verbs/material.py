@@ -8,7 +8,7 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.tasks import task
 
-from chronos_ec2.workstation import commands, toolchain
+from chronos_ec2.workstation import commands
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
 from verbs.common import ENV, SET, STATE_FOLDER, clear_errors, run, settings_of
@@ -81,6 +81,6 @@ def upload(
         digests.save()
         print(packed, file=sys.stderr)
         tools = make_instance_tools(STATE_FOLDER / "tools")
-        tools |= {f"report/{name}": path for name, path in toolchain.report_library().items()}
+        tools |= uploads.report_scripts()
         scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
         print(scripts, file=sys.stderr)

@@ -25,6 +25,7 @@ from chronos_ec2.workstation.s3 import (
     list_prefix,
     translated,
 )
+from chronos_ec2.workstation.toolchain import report_library
 from chronos_ec2.workstation.transfer import LocalFile, look, put_manifest, send_all
 from chronos_ec2.workstation.upload_progress import Progress
 
@@ -126,6 +127,15 @@ def instance_scripts(repo_root: Path) -> dict[str, Path]:
     if missing:
         raise NotUploaded(f"missing in the working tree: {', '.join(missing)}")
     return found
+
+
+def report_scripts() -> dict[str, Path]:
+    """The report's drawing library, by the names of its files under the scripts' prefix.
+
+    Raises:
+        ToolMissing: it is not installed.
+    """
+    return {f"report/{name}": path for name, path in report_library().items()}
 
 
 def upload_environment(

@@ -88,7 +88,10 @@ def start_cloud(home: Path) -> str:
     """Start the embedded AWS, with its switches for tests; returns its URL."""
     home.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("python", "tests/faults"))
-    with (home / "server.log").open("wb") as log:
+    said = (
+        home / "start.log"
+    )  # the server's own log is among the names that it looks for before it takes a folder
+    with said.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.faulty_cloud", str(home), "0"],
             env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": path},
@@ -105,7 +108,7 @@ def start_cloud(home: Path) -> str:
         if process.poll() is not None:
             break
         time.sleep(0.1)
-    raise RuntimeError((home / "server.log").read_text())
+    raise RuntimeError(said.read_text())
 
 
 def stop_cloud(home: Path) -> None:
@@ -133,7 +136,7 @@ def furnish(aws: Aws, python: str, folder: Path) -> None:
     }
     template = {"Resources": {**bucket, **_NETWORK, **_ROLE, **_SWITCH}, "Outputs": outputs}
     aws.client("cloudformation").create_stack(StackName="ChronosTraining", TemplateBody=json.dumps(template))
-    upload.upload_scripts(aws.s3, aws.bucket, REPOSITORY)
+    upload.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=upload.report_scripts())
     _upload_environment(aws, python)
     data = folder / "data"
     data.mkdir()

@@ -18,7 +18,7 @@ from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding
 from chronos_ec2.workstation.doctor.tools import Machine, Printed, normal, run_program
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings
-from chronos_ec2.workstation.upload import instance_scripts
+from chronos_ec2.workstation.upload import instance_scripts, report_scripts
 
 from .fake_aws import NOW, FakeAws, FakeS3
 
@@ -186,10 +186,8 @@ def dev_settings() -> Settings:
 @functools.cache
 def uploaded_scripts() -> dict[str, bytes]:
     """What `invoke upload` sends of scripts and tools."""
-    return {
-        **{name: path.read_bytes() for name, path in instance_scripts(REPOSITORY).items()},
-        "bin/jq": b"jq",
-    }
+    sent = {**instance_scripts(REPOSITORY), **report_scripts()}
+    return {**{name: path.read_bytes() for name, path in sent.items()}, "bin/jq": b"jq"}
 
 
 @functools.cache

@@ -14,7 +14,13 @@ from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 from chronos_ec2.workstation.doctor.image import image
 from chronos_ec2.workstation.environment_archive import sha256_of
 from chronos_ec2.workstation.s3 import decode_object, get_bytes, list_prefix
-from chronos_ec2.workstation.upload import DATA_PREFIX, ENVIRONMENT_PREFIX, SCRIPTS_PREFIX, instance_scripts
+from chronos_ec2.workstation.upload import (
+    DATA_PREFIX,
+    ENVIRONMENT_PREFIX,
+    SCRIPTS_PREFIX,
+    instance_scripts,
+    report_scripts,
+)
 
 # The glibc of the releases that Deep Learning AMIs are made from, by the words in an image's name.
 _GLIBC: Final = {
@@ -49,7 +55,8 @@ def scripts(facts: Facts, repository: Path) -> list[Finding]:
     there = {item.key.removeprefix(SCRIPTS_PREFIX) for item in _listed(facts, SCRIPTS_PREFIX)}
     if lost := sorted(set(uploaded) - there):
         return [error(f"in the manifest, but not in the bucket: {_some(lost)}", command)]
-    here = {name: sha256_of(path) for name, path in instance_scripts(repository).items()}
+    wanted = {**instance_scripts(repository), **report_scripts()}
+    here = {name: sha256_of(path) for name, path in wanted.items()}
     ours = {name: digest for name, digest in uploaded.items() if not name.startswith("bin/")}
     if other := sorted(name for name in here.keys() | ours.keys() if here.get(name) != ours.get(name)):
         return [warning(f"not those of this checkout: {_some(other)}", command)]
