@@ -149,11 +149,11 @@ class TrainingRecord:
         """Why the numbers say that the training failed, whatever the exit code; None when they do not."""
         if self._bad_loss is not None:
             return self._bad_loss
+        if self._bad_gradient:
+            return "the last grad_norm is nan: the weights are lost"
         if self._only_zeros:
             # What a Trainer says that filters NaN out of its log, or whose loss reaches no weight.
             return "the loss was exactly 0 in every line: nothing was learned"
-        if self._bad_gradient:
-            return "the last grad_norm is nan: the weights are lost"
         return None
 
     def document(

@@ -118,23 +118,23 @@ class Launch(Helpers):
         return code
 
     def after_acceptance(self, name: str, run: int, attempt: int, number: int) -> Steps:
-        """The outside switch; an instance without it does not stay. Then `_see_it_start`."""
+        """The outside switch; an instance without it does not stay. Then `_see_them_start`."""
         if (yield Call("choose_switch")) == "broken":
-            if (yield from self.end_instance(number)) is OK:
+            if (yield from self.end_instances(number)) is OK:
                 return Goto("release_claim", (name, run, ExitCode.LAUNCH_REFUSED))
             return ExitCode.LAUNCH_REFUSED
-        power = yield from self._see_it_start(number)
+        power = yield from self._see_them_start(number)
         if power == "stillborn" and attempt + 1 < POOLS:
             return Goto("start_instance", (name, run, attempt + 1))
         if power == "stillborn":
             return Goto("release_claim", (name, run, ExitCode.LAUNCH_REFUSED))
         return Goto("record_instance", (name, run, number))
 
-    def end_instance(self, number: int) -> Steps:
+    def end_instances(self, number: int) -> Steps:
         """Terminate what was just accepted."""
         return (yield from retry_with_backoff(Call("terminate", ((number,),))))
 
-    def _see_it_start(self, number: int) -> Steps:
+    def _see_them_start(self, number: int) -> Steps:
         return (yield from retry_with_backoff(Call("describe", (number,))))
 
     def record_instance(self, name: str, run: int, number: int) -> Steps:

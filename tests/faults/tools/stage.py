@@ -44,6 +44,8 @@ class Stage:
         patch.setenv("CHRONOS_KILL_GRACE_SECONDS", "0")
         patch.chdir(folder)
         patch.setattr(tasks, "STATE_FOLDER", folder / "built")
+        for module in ("material", "looking"):
+            patch.setattr(f"verbs.{module}.STATE_FOLDER", folder / "built")
         self._replace_slow_programs()
         self._keep_clients()
 

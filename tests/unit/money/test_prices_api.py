@@ -97,9 +97,11 @@ def test_of_two_prices_the_dearer_counts() -> None:
     assert list_price(client, "compute:g5.xlarge", "us-east-1") == 1.1
 
 
-def test_an_answer_of_another_form_is_an_error_that_the_caller_tells() -> None:
-    with pytest.raises(KeyError):
-        list_price(Listing({"product": {}}), "disk", "us-east-1")
+def test_a_product_of_another_form_has_no_price_and_hides_no_other() -> None:
+    odd: dict[str, object] = {"product": {}}
+    assert list_price(Listing(odd), "compute:g5.xlarge", "us-east-1") is None
+    fair = product("BoxUsage:g5.xlarge", ("Hrs", "1.0"))
+    assert list_price(Listing(odd, fair), "compute:g5.xlarge", "us-east-1") == 1.0
 
 
 class History:

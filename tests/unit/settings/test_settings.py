@@ -277,6 +277,7 @@ LEAST = {
     "heartbeat_seconds": 1,
     "log_upload_seconds": 1,
     "kill_grace_seconds": 0,
+    "nodes": 1,
     "keep_on_failure_minutes": 0,
     "stale_minutes": 1,
     "sample_seconds": 1,

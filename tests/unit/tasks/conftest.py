@@ -20,6 +20,8 @@ def load_tasks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("chronos_tasks", REPOSITORY / "tasks.py")
     assert spec is not None
     assert spec.loader is not None
+    for name in [name for name in sys.modules if name.partition(".")[0] == "verbs"]:
+        del sys.modules[name]  # a task that was asked for its arguments has given its help away
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

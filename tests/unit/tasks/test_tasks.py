@@ -306,7 +306,7 @@ def test_build_env_packs_the_environments_own_requirements(tasks: ModuleType, ra
         [
             *("chronos_ec2.workstation.environment_build", "--requirements"),
             str(REPOSITORY / f"requirements/{name}.lock"),
-            *("--output", str(REPOSITORY / f".chronos/env/{name}")),
+            *("--output", str(REPOSITORY / f".chronos/env/{name}"), "--format", "squashfs"),
         ]
         for name in ("instance-test", "instance")
     ]

@@ -55,6 +55,8 @@ def check_forecasts(outcome: Outcome, weather: Path) -> None:
         "item_id",
         "timestamp",
         "target",
+        "seasonal_naive",
+        "seasonal_error",
         *(str(level) for level in QUANTILE_LEVELS),
     ]
     assert table.num_rows == 15 * 64

@@ -10,6 +10,7 @@ import pytest
 
 from chronos_ec2.errors import LocalCloudDown, NoCredentials, NotDeployed
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation import reap_all
 from chronos_ec2.workstation.reap_all import homes, reap_everything
 from chronos_ec2.workstation.settings import Settings
@@ -27,7 +28,7 @@ class Account:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.s3, self.ec2 = self.world.s3, self.world.ec2
-        self.topic_arn = ""
+        self.topic_arn, self.clock = "", utc_now
 
     @property
     def bucket(self) -> str:

@@ -124,10 +124,14 @@ def test_outcomes_are_looked_for_past_the_first_records(world: Any) -> None:
 def test_what_is_before_since_is_not_even_listed(world: Any) -> None:
     ids = [put(world, number) for number in range(4)]
     asked: list[str] = []
-    world.real_s3.meta.events.register(
-        "before-parameter-build.s3.ListObjectsV2", lambda params, **_: asked.append(params["StartAfter"])
-    )
+
+    def listen(params: dict[str, str], **_: object) -> None:
+        asked.append(params["StartAfter"])
+
+    events = world.real_s3.meta.events
+    events.register("before-parameter-build.s3.ListObjectsV2", listen)
     found, _ = listed(world, since=START + timedelta(hours=2))
+    events.unregister("before-parameter-build.s3.ListObjectsV2", listen)  # other tests share the client
     assert [record.run_id for record in found] == ids[:1:-1]
     assert asked == [f"dev/{ids[2]}"]
 
