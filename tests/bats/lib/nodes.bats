@@ -37,7 +37,6 @@ place() {
   find_place 2>/dev/null
 }
 
-
 lost() { printf '{"rank": %d, "reason": "%s", "words": "%s"}' "$1" "$2" "$3" >"$node_report"; }
 ended() { cat "$(object a-bucket "dev/$RUN/nodes/r-1/$1.end.json")"; }
 
