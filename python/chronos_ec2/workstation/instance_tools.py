@@ -65,7 +65,7 @@ def _find(tool: str) -> Path | None:
 
 
 def _bundle(tool: str, sources: list[Path], kept: Path) -> None:
-    """Make a tool's folder aside, then put it in its place in one step."""
+    """Make a tool's folder aside and put it in its place in one step, unless another upload has by then."""
     staging = kept.with_name(f".{kept.name}.{os.getpid()}")
     staging.mkdir(parents=True)
     try:
@@ -75,6 +75,10 @@ def _bundle(tool: str, sources: list[Path], kept: Path) -> None:
             (staging / name).chmod(0o755)
             if read_elf(staging / name) is not None:  # a static program looks for nothing
                 patch_elf(staging / name, search_path="$ORIGIN")
-        staging.replace(kept)
+        try:
+            staging.replace(kept)
+        except OSError:
+            if not kept.is_dir():
+                raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

