@@ -17,7 +17,7 @@ def seconds:
 
 def interrupted: .outcome == "interrupted" or (.outcome == "failed" and ((.error // "") | startswith("interrupted")));
 
-def late: .outcome == "failed" and ((.error // "") | startswith("deadline reached"));
+def late: (.outcome == "failed" or .outcome == "lost") and ((.error // "") | startswith("deadline reached"));
 
 def headline:
   (if .failed_step then " at \(.failed_step)" else "" end) as $where

@@ -10,6 +10,7 @@ source "$_stale_claim_lib_dir/workstation.sh"
 STALE_ETAG=''
 STALE_RUN=''
 STALE_STEP=''
+STALE_ERROR=''
 STALE_OUTCOME=''
 
 # Whether the state last read was written longer ago than a launch takes from its claim to its instance. <seconds>
@@ -37,12 +38,12 @@ _held_so_far() {
 }
 
 # Whether an environment may be claimed: it is free, or its holder's instance is proven gone (then STALE_ETAG is the claim
-# to replace, STALE_RUN and STALE_STEP whose it was). Says who holds it otherwise.
+# to replace, STALE_RUN and STALE_STEP whose it was, STALE_ERROR what its machine had said). Says who holds it otherwise.
 # <bucket> <env> <seconds that a claim whose instance EC2 does not know is respected>
 # Returns 0; EXIT_HELD; EXIT_STATE_UNREADABLE; EXIT_S3_DENIED; …
 require_claimable() {
   local bucket=$1 environment=$2 patience=$3 status=0 words holder fate nodes
-  STALE_ETAG='' STALE_RUN='' STALE_STEP=''
+  STALE_ETAG='' STALE_RUN='' STALE_STEP='' STALE_ERROR=''
   words=$(mktemp) || return $?
   # Not $(…): STATE_JSON and STATE_ETAG are wanted here.
   check_concurrent_run "$bucket" "$environment" >"$words" || status=$?
@@ -54,6 +55,7 @@ require_claimable() {
   if ((status != EXIT_HELD)); then return "$status"; fi
   STALE_RUN=$(jq -r .run_id <<<"$STATE_JSON")
   STALE_STEP=$(jq -r '.current_step | if test("^(step|epoch)_[0-9]+$") then "training" else . end' <<<"$STATE_JSON")
+  STALE_ERROR=$(jq -r '.error_message // ""' <<<"$STATE_JSON")
   nodes=$(jq -r '.control.nodes // 1' <<<"$STATE_JSON")
   if ((nodes > 1)); then
     fate=$(nodes_fate "$environment" "$STALE_RUN" "$nodes")
@@ -82,13 +84,19 @@ _saved_step() {
 # Completes the record of the run whose claim was taken over, and drops what it had staged. <bucket> <env>
 settle_stale_run() {
   local error='the instance was gone before the run had recorded its end' more='{}' saved=''
-  if [[ $STALE_OUTCOME == interrupted ]]; then
+  if [[ $STALE_OUTCOME == interrupted || $STALE_ERROR == 'deadline reached'* ]]; then
     saved=$(_saved_step "$1" "$2/$STALE_RUN/checkpoints/")
-    error='interrupted: EC2 took the spot machine back before the run had recorded its end; no checkpoint was saved'
     more="{\"checkpoint_step\": ${saved:-null}}"
   fi
-  if [[ -n $saved ]]; then
-    error="${error%;*}; the checkpoint of step $saved is in S3, go on from it: invoke launch --env $2 --resume $STALE_RUN"
+  if [[ $STALE_OUTCOME == interrupted ]]; then
+    error='interrupted: EC2 took the spot machine back before the run had recorded its end; '
+    if [[ -n $saved ]]; then
+      error+="the checkpoint of step $saved is in S3, go on from it: invoke launch --env $2 --resume $STALE_RUN"
+    else
+      error+='no checkpoint was saved'
+    fi
+  elif [[ -n $STALE_ERROR ]]; then
+    error="$STALE_ERROR; $error"
   fi
   finish_run_record "$1" "$2" "$STALE_RUN" "${STALE_OUTCOME:-lost}" "$STALE_STEP" "$error" '' "$more" || true
   drop_staged_states "$1" "$2" "$STALE_RUN"

@@ -9,10 +9,16 @@ if TYPE_CHECKING:
 
     from chronos_ec2.workstation.runs import RunRecord
 
+DEADLINE_WORDS = "deadline reached"
+"""How the machine's own reason begins when its deadline ended the run (shell/lib/deadline.sh)."""
+
 
 def reached_deadline(record: RunRecord) -> bool:
-    """Whether the run was ended shortly before its deadline, to save (shell/lib/deadline.sh)."""
-    return record.outcome == "failed" and (record.error or "").startswith("deadline reached")
+    """Whether the run was ended shortly before its deadline, to save (shell/lib/deadline.sh).
+
+    It is `lost` when the machine went off before it had written more than the reason.
+    """
+    return record.outcome in ("failed", "lost") and (record.error or "").startswith(DEADLINE_WORDS)
 
 
 def next_command(record: RunRecord) -> str:

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.stored_checkpoints import list_stored
+from chronos_ec2.workstation.next_step import DEADLINE_WORDS
 from chronos_ec2.workstation.run_cost import with_cost
 from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
 
@@ -229,6 +230,8 @@ def finish_record(
         ending = _ending(fate, record, state, now())
         if ending["outcome"] == "interrupted":
             ending |= _interruption(s3, bucket, f"{environment}/{run_id}/", ending, state or {})
+        elif ending["outcome"] == "lost" and ending["error"].startswith(DEADLINE_WORDS):
+            ending["checkpoint_step"] = _saved_step(s3, bucket, f"{environment}/{run_id}/")
         finished = with_cost({**record, **_machine(record, fate, state or {}), **_progress(state), **ending})
         if not write or put_json(s3, bucket, key, finished, if_match=found[1]):
             return finished
@@ -261,10 +264,7 @@ def _interruption(
     said = message.startswith("interrupted: ")  # by the machine itself, which came no further than its state
     match = re.search(r"at step (\d+);", message) if said else None
     match = match or re.fullmatch(r"step_(\d+)", str(state.get("current_step")))
-    try:
-        saved = next((one.step for one in list_stored(s3, bucket, prefix)), None)
-    except (ClientError, BotoCoreError):
-        saved = None  # whether it can go on is seen again by the launch that tries
+    saved = _saved_step(s3, bucket, prefix)
     if saved is None:
         way = f"no checkpoint was saved: invoke launch --env {environment} starts over"
     else:
@@ -275,6 +275,13 @@ def _interruption(
         "interrupted_at_step": int(match[1]) if match else None,
         "checkpoint_step": saved,
     }
+
+
+def _saved_step(s3: S3Client, bucket: str, prefix: str) -> int | None:
+    try:
+        return next((one.step for one in list_stored(s3, bucket, prefix)), None)
+    except (ClientError, BotoCoreError):
+        return None  # whether it can go on is seen again by the launch that tries
 
 
 def _machine(record: Mapping[str, Any], fate: Fate, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ end|{"outcome":"interrupted","failed_step":"training","checkpoint_step":40}|inte
 end|{"outcome":"failed","error":"interrupted: EC2 takes it back","resume_from":"2025-01-14-000000"}|interrupted|invoke launch --env dev --resume 2025-01-14-000000
 end|{"outcome":"interrupted","failed_step":"data_sync"}|interrupted at data_sync|invoke launch --env dev
 end|{"outcome":"failed","failed_step":"training","error":"deadline reached: x","checkpoint_step":40}|ended by its deadline at training|invoke launch --env dev --resume $RUN
+end|{"outcome":"lost","failed_step":"training","error":"deadline reached: x","checkpoint_step":40}|ended by its deadline at training|invoke launch --env dev --resume $RUN
 end|{"outcome":"killed"}|killed|invoke logs --env dev --run $RUN
 end|{"outcome":"lost","failed_step":"training"}|lost at training|invoke logs --env dev --run $RUN
 end|{"outcome":"launch_failed","failed_step":"launch"}|the launch failed|invoke doctor --env dev

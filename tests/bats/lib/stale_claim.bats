@@ -176,6 +176,14 @@ settle() {
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step) \(.exit_code)"' 'lost training null'
 }
 
+@test "a run that its deadline ended keeps its machine's reason and names the step that is safe" {
+  STALE_OUTCOME=lost STALE_ERROR='deadline reached: the machine goes off at 20:30'
+  put_object a-bucket "dev/$OLD/checkpoints/checkpoint-9/manifest.json" '{}'
+  run --separate-stderr -0 settle
+  assert_json "$(run_record_now)" '"\(.outcome) \(.checkpoint_step) \(.error)"' \
+    'lost 9 deadline reached: the machine goes off at 20:30; the instance was gone before the run had recorded its end'
+}
+
 @test "an interrupted run is recorded as such, with the step that is safe and the way on" {
   STALE_OUTCOME=interrupted
   put_object a-bucket "dev/$OLD/checkpoints/checkpoint-9/manifest.json" '{}'

@@ -104,6 +104,14 @@ def test_watch_says_interrupted_with_a_code_and_a_command_of_its_own(world: Any)
     assert f"next: invoke launch --env dev --resume {RUN}\n" in out.getvalue()
 
 
+def test_a_machine_that_went_off_at_its_deadline_keeps_its_own_reason_and_the_way_on(world: Any) -> None:
+    save(world, 90)
+    record = finish(world, Fate("gone", "i-1 is terminated"), error_message="deadline reached: off at …")
+    assert (record["outcome"], record["checkpoint_step"]) == ("lost", 90)
+    (listed,) = list_runs(world.s3, world.bucket, "dev", now=world.clock.now)
+    assert next_command(listed) == f"invoke launch --env dev --resume {RUN}"
+
+
 def test_runs_name_the_way_on_of_those_that_nobody_has_taken_up(world: Any) -> None:
     world.end_run("interrupted", interrupted_at_step=123, checkpoint_step=120)
     listed = list_runs(world.s3, world.bucket, "dev", now=world.clock.now)
@@ -119,8 +127,9 @@ def test_runs_name_the_way_on_of_those_that_nobody_has_taken_up(world: Any) -> N
     assert (earlier.interrupted_at_step, unfinished(listed)) == (123, [])
 
 
-def test_runs_name_the_way_on_of_one_that_its_deadline_has_ended(world: Any) -> None:
-    world.end_run("failed", error="deadline reached: the machine goes off at …", checkpoint_step=120)
+@pytest.mark.parametrize("outcome", ["failed", "lost"])
+def test_runs_name_the_way_on_of_one_that_its_deadline_has_ended(world: Any, outcome: str) -> None:
+    world.end_run(outcome, error="deadline reached: the machine goes off at …", checkpoint_step=120)
     (listed,) = list_runs(world.s3, world.bucket, "dev", now=world.clock.now)
     assert unfinished([listed]) == [
         f"{RUN}: ended by its deadline, saved up to step 120; go on: invoke launch --env dev --resume {RUN}"
