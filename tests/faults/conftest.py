@@ -8,14 +8,15 @@ The short form runs with all other tests. The full form:
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tools.lab import Lab
+from tools.proof_page import page
 from tools.tally import Tally
 
 _STARTED = time.monotonic()
@@ -26,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--full", action="store_true", help="tests/faults: every case instead of a choice")
     group.addoption("--seed", type=int, default=None, help="tests/faults: seed of what is left to chance")
-    group.addoption("--report", type=Path, default=None, help="tests/faults: write the counts as Markdown")
+    group.addoption("--report", type=Path, default=None, help="tests/faults: page that gets the counts")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,10 +86,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if tally is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["faults_tally"] = tally.counts()
     elif report is not None and tally is not None and exitstatus == 0:
-        command = "python -m pytest " + " ".join(
-            word for word in sys.argv[1:] if not word.startswith("--report")
-        )
-        report.write_text(tally.markdown(command, time.monotonic() - _STARTED))
+        files = ", ".join(word.rpartition("/")[2] for word in session.config.args)
+        minutes = (time.monotonic() - _STARTED) / 60
+        made = f"{files}, {datetime.now(UTC):%Y-%m-%d}, seed {tally.seed}, {minutes:.0f} min"
+        old = report.read_text() if report.exists() else ""
+        report.write_text(page(old, tally.proofs(), tally.cells(), made))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,46 +13,12 @@ import pytest
 from tools.crash import points
 from tools.endings import next_launch_is_accepted, reap_ends_it, records_tell
 from tools.fault_proxy import Held, Match, Request
+from tools.guest_processes import Find, boot_scripts, bootstrap, processes, wrapper
 from tools.lab import Lab
 from tools.tally import Tally
 
-Find = Callable[[Path], list[int]]
 MOST_REQUESTS = 120
 """More than an instance makes in a run that trains nothing; the sweep ends where the run does."""
-
-
-def processes(disk: Path, program: str) -> list[int]:
-    """Processes of a guest that run a program, oldest first."""
-    needle, name, found = f"CHRONOS_ROOT={disk}".encode(), program.encode(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\x00")
-            if needle in (process / "environ").read_bytes() and any(
-                word.endswith(name) for word in words[:3]
-            ):
-                found.append(int(process.name))
-    return sorted(found)
-
-
-def bootstrap(disk: Path) -> list[int]:
-    """The bootstrap itself, without what it runs beside it; the user data that waits for it lives."""
-    found = processes(disk, "/bootstrap.sh")
-    return [pid for pid in found if parent(pid) not in found]
-
-
-def boot_scripts(disk: Path) -> list[int]:
-    """The bootstrap and the user data that waits for it: nothing is left that could power the machine off."""
-    return [*processes(disk, "/part-001"), *bootstrap(disk)]
-
-
-def parent(pid: int) -> int:
-    """A process's parent."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def wrapper(disk: Path) -> list[int]:
-    """The training wrapper, without its command."""
-    return processes(disk, "/training_wrapper.py")[:1]
 
 
 def since_bootstrap(number: int) -> Match:

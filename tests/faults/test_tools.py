@@ -12,6 +12,7 @@ from tools.fault_proxy import Request
 from tools.history import History
 from tools.lab import ENVIRONMENT, STATE_KEY, Lab
 from tools.naming import Operation
+from tools.proof_page import page
 from tools.scenes import state_body
 
 from chronos_ec2.state.clock import utc_now
@@ -105,3 +106,13 @@ def test_a_history_with_an_illegal_step_is_refused(revision: int, status: str) -
     write(history, state(revision, "b", status), if_match=etag_of(history))
     with pytest.raises(AssertionError):
         history.check()
+
+
+def test_the_page_keeps_what_was_not_proven_anew() -> None:
+    first = page("", {"a": (2, "2 lost")}, {"reboot": {"training": "lost"}}, "test_a.py, seed 1")
+    second = page(first, {"b": (1, "1 held")}, {"reboot": {"cleanup": "failed"}}, "test_b.py, seed 2")
+    lines = second.splitlines()
+    assert "| a | 2 | 2 lost | test_a.py, seed 1 |" in lines
+    assert "| b | 1 | 1 held | test_b.py, seed 2 |" in lines
+    assert "| reboot | - | - | - | - | - | lost | - | failed | test_b.py, seed 2 |" in lines
+    assert page(second, {}, {}, "nobody") == second

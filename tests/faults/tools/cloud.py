@@ -111,6 +111,13 @@ def start_cloud(home: Path) -> str:
     raise RuntimeError(said.read_text())
 
 
+def server_pid(home: Path) -> int:
+    """The process that serves."""
+    endpoint = Home(home).live_endpoint()
+    assert endpoint is not None
+    return endpoint.pid
+
+
 def stop_cloud(home: Path) -> None:
     """Stop it with all its instances."""
     control.stop(home)
@@ -150,8 +157,17 @@ def _upload_environment(aws: Aws, python: str) -> None:
     """A training environment of one program: this Python, its preflight answered at once."""
     program = f"""#!/bin/bash
 case "$*" in
-  *preflight_check.py*) echo '{{"ok": true, "checks": []}}' ;;
-  -m*) exec {python} "$@" ;;
+  *preflight_check.py*)
+    if [[ -e $CHRONOS_ROOT/run/gpu-gone ]]; then
+      echo '{{"ok": false, "checks": [{{"name": "gpu", "ok": false, "detail": "no GPU", "remedy": "none"}}]}}'
+      exit 20
+    fi
+    echo '{{"ok": true, "checks": []}}'
+    ;;
+  -m*)
+    if [[ -n ${{LD_PRELOAD:-}} ]]; then exec {sys.executable} "$@"; fi
+    exec {python} "$@"
+    ;;
   *) exec {sys.executable} "$@" ;;
 esac
 """.encode()

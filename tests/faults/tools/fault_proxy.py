@@ -7,6 +7,8 @@ means "the caller's N-th request". Faults:
     reset       the connection closes before the request reaches AWS
     409, 412, 500, 503   an S3 or EC2 error of that status; the request does not reach AWS
     slow        the answer comes late
+    expired     403, the credentials have expired
+    skewed      403, the caller's clock is wrong
 """
 
 from __future__ import annotations
@@ -32,12 +34,16 @@ _CODES: Final = {
     "412": "PreconditionFailed",
     "500": "InternalError",
     "503": "SlowDown",
+    "expired": "ExpiredToken",
+    "skewed": "RequestTimeTooSkewed",
 }
 _EC2_CODES: Final = {
     "409": "IncorrectState",
     "412": "OperationNotPermitted",
     "500": "InternalError",
     "503": "RequestLimitExceeded",
+    "expired": "RequestExpired",
+    "skewed": "RequestExpired",
 }
 _HOP_BY_HOP: Final = frozenset({"connection", "transfer-encoding", "keep-alive", "content-length"})
 
@@ -94,6 +100,7 @@ class FaultProxy:
     def __init__(self, upstream: str, fault: Fault | None = None, observe: Observe | None = None) -> None:
         self._upstream = urlsplit(upstream).netloc
         self.fault = fault
+        self.slow_seconds = SLOW_SECONDS
         self._observe = observe
         self.seen: list[Request] = []
         self.answered: set[int] = set()
@@ -239,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.owner.fault(request) if self.owner.fault else None
         if kind in _CODES:
             body = error_body(request, kind)
-            self._answer(int(kind), [("Content-Type", "application/xml")], body)
+            self._answer(int(kind) if kind.isdigit() else 403, [("Content-Type", "application/xml")], body)
         elif kind == "reset" or not self.owner.pass_by(request, after_effect=False):
             self._cut()
         else:
@@ -248,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._cut()
                 return
             if kind == "slow":
-                time.sleep(SLOW_SECONDS)
+                time.sleep(self.owner.slow_seconds)
             self._answer(*answer)
 
     def handle_expect_100(self) -> bool:

@@ -1,0 +1,80 @@
+"""The page of the documentation of what was proven: a row is replaced when its proof is made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+PHASES: Final = (
+    *("initialization", "system_setup", "venv_download", "gpu_preflight"),
+    *("data_sync", "training", "results_sync", "cleanup"),
+)
+"""Of a run, in their order."""
+_HEAD: Final = """# Fault proofs
+
+What `invoke faults` has shown, the full form. Each row says when it was made, by which file and with which
+seed: `invoke faults --only tests/faults/FILE --seed SEED --report docs/fault-proofs.md` makes it anew. A row
+stands for cases that all held: one that had not would have ended the file without a row.
+"""
+_PROOFS: Final = ("proof", "cases", "how they ended", "made by")
+_MATRIX: Final = """## Faults and phases
+
+A whole run for each cell, struck by the fault as it enters the phase: its outcome, who ended the machine if
+not the machine itself, and `console only` where no log could reach S3. After each: the right exit code of
+`watch`, the checkpoints in S3, no instance, no claim, no process, no folder, no mount.
+"""
+
+Rows = dict[str, list[str]]
+
+
+def page(
+    old: str,
+    proofs: Mapping[str, tuple[int, str]],
+    cells: Mapping[str, Mapping[str, str]],
+    made: str,
+) -> str:
+    """The page with what a session has shown.
+
+    Args:
+        old: the page as it is; empty: there is none.
+        proofs: by proof, its cases and how they ended.
+        cells: by fault and phase, how the struck run ended.
+        made: file, date and seed.
+    """
+    rows = _rows(old, _PROOFS)
+    rows |= {proof: [str(count), ends, made] for proof, (count, ends) in proofs.items()}
+    lines = [_HEAD, *_table(_PROOFS, rows)]
+    columns = ("fault", *PHASES, "made by")
+    matrix = _rows(old, columns)
+    for fault, ends in cells.items():
+        kept = matrix.get(fault, ["-"] * len(PHASES))
+        matrix[fault] = [ends.get(phase, kept[at]) for at, phase in enumerate(PHASES)] + [made]
+    if matrix:
+        lines += ["", _MATRIX, *_table(columns, matrix)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(columns: Iterable[str], rows: Rows) -> Iterator[str]:
+    head = list(columns)
+    yield _line(head)
+    yield "|---" * len(head) + "|"
+    for name, rest in sorted(rows.items()):
+        yield _line([name, *rest])
+
+
+def _line(fields: Iterable[str]) -> str:
+    return f"| {' | '.join(fields)} |"
+
+
+def _rows(text: str, columns: tuple[str, ...]) -> Rows:
+    """The rows of the table that has these columns."""
+    lines = text.splitlines()
+    if _line(columns) not in lines:
+        return {}
+    rows: Rows = {}
+    for line in lines[lines.index(_line(columns)) + 2 :]:
+        if not line.startswith("| "):
+            break
+        name, *rest = line[2:-2].split(" | ")
+        rows[name] = rest
+    return rows
