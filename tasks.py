@@ -19,7 +19,7 @@ from verbs.checks import bats, faults, fuzz, lint, lock, pytest, test_all
 from verbs.common import STATE_FOLDER, clear_errors
 from verbs.embedded import local_env, local_interrupt, local_start, local_status, local_stop
 from verbs.infrastructure import deploy, destroy, doctor
-from verbs.looking import compare, cost, fetch, logs, report, runs, watch
+from verbs.looking import compare, cost, export, fetch, logs, report, runs, watch
 from verbs.material import build_env, sample_data, upload
 from verbs.running import kill, launch, reap, render
 
@@ -69,6 +69,7 @@ ns = Collection(
     fetch,
     report,
     compare,
+    export,
     render,
 )
 for check in (demo, lint, bats, pytest, faults, fuzz, test_all, lock):

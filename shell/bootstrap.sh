@@ -119,6 +119,8 @@ start_log() {
   log_file="$folder/bootstrap.log"
   stop_reason_file="$folder/stop-reason"
   notice_file="$folder/machine-goes.json"
+  # What cloud-init and the user data have said until here; the console has it already.
+  sed 's/^/cloud-init| /' "${CHRONOS_ROOT:-}/var/log/cloud-init-output.log" 2>/dev/null >>"$log_file" || true
   exec > >(exec tee -a "$log_file") 2>&1
   export CHRONOS_S3_REQUESTS="$folder/s3-requests"
   # User data has listed the scripts and fetched each of them.

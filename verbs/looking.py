@@ -1,4 +1,4 @@
-"""Look at runs, while they go on and afterwards: watch, runs, cost, logs, fetch."""
+"""Look at runs, while they go on and afterwards: watch, runs, cost, logs, fetch, report, compare, export."""
 
 from __future__ import annotations
 
@@ -127,6 +127,7 @@ def cost(c: Context, env: str | None = None, since: str | None = None, json: boo
         **RUN,
         "follow": "go on until the run has ended",
         "grep": "only lines that match this pattern",
+        "source": "only lines of bootstrap, cloud-init, kernel (what it says of GPUs) or trainer",
     }
 )
 def logs(
@@ -135,6 +136,7 @@ def logs(
     run: str | None = None,
     follow: bool = False,
     grep: str | None = None,
+    source: str | None = None,
 ) -> None:
     """Print a run's log, while it runs or after it is gone."""
     from chronos_ec2.workstation.logs import show_logs
@@ -152,6 +154,7 @@ def logs(
             run_id=run,
             follow=follow,
             grep=grep,
+            source=source,
             heartbeat_seconds=settings.heartbeat_seconds,
             now=aws.clock,
         )
@@ -230,3 +233,33 @@ def compare(
         aws = Aws(settings)
         rows = compare_runs(aws.s3, aws.bucket, settings.environment, run_ids)
         print_comparison(rows, run_ids, sys.stdout, everything=everything, as_json=json)
+
+
+@task(
+    help={
+        **ENV,
+        **RUN,
+        "mlflow": "the tracking server, http(s)://host:port",
+        "experiment": "name of the MLflow experiment, made when there is none; default: chronos-ENV",
+    }
+)
+def export(
+    c: Context, mlflow: str, env: str | None = None, run: str | None = None, experiment: str | None = None
+) -> None:
+    """Give a run to an MLflow tracking server; a second call brings the same MLflow run up to date."""
+    from chronos_ec2.workstation.export import export_run
+    from chronos_ec2.workstation.mlflow_server import MlflowServer
+
+    settings = settings_of(env)
+    with clear_errors():
+        server = MlflowServer(mlflow)
+        aws = Aws(settings)
+        export_run(
+            aws.s3,
+            aws.bucket,
+            settings.environment,
+            server=server,
+            experiment=experiment or f"chronos-{settings.environment}",
+            out=sys.stdout,
+            run_id=run,
+        )

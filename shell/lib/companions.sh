@@ -9,11 +9,48 @@ source "$_companions_lib_dir/state_helpers.sh"
 
 readonly KILLED_BY_OPERATOR='killed by operator'
 
-# Uploads the log once. The tag lets a lifecycle rule delete logs wherever they lie. <file> <bucket> <key>
+# S3 has no append, so an object is written whole each time the log has grown. A log beyond this many bytes goes on in a
+# next object, and no upload sends more; `invoke logs` reads them in a row (workstation/logs.py has the same number).
+readonly LOG_PART_BYTES=$((8 * 1024 * 1024))
+
+# Prints the key of a log's part: the first is the log's own, then `.00002` and so on. <key> <number>
+_part_key() {
+  if (($2 == 1)); then printf '%s\n' "$1"; else printf '%s.%05d\n' "$1" "$2"; fi
+}
+
+# Uploads some bytes of a file. The tag lets a lifecycle rule delete logs wherever they lie.
+# <file> <bucket> <key> <first byte> <how many>
+_put_log_part() {
+  local body=$1 cut='' folder="${CHRONOS_ROOT:-}/dev/shm" status=0
+  # Half a part cannot outgrow one while it is sent. A cut lies in memory where it can: logs are sent from full disks too.
+  if (($4 > 0 || $5 > LOG_PART_BYTES / 2)); then
+    [[ -w $folder ]] || folder=${1%/*}
+    cut=$(mktemp "$folder/chronos-log.XXXXXX") || return 1
+    body=$cut
+    dd if="$1" of="$cut" bs=1M iflag=skip_bytes,count_bytes skip="$4" count="$5" status=none || status=$?
+  fi
+  if ((status == 0)); then
+    note_requests P
+    timeout 60 aws s3api put-object --bucket "$2" --key "$3" --body "$body" --content-type text/plain \
+      --tagging chronos-class=log >/dev/null || status=$?
+  fi
+  if [[ -n $cut ]]; then rm -f "$cut"; fi
+  return "$status"
+}
+
+# Uploads what S3 does not have of a log: its full parts once, then the one that grows. <file> <bucket> <key>
 upload_log() {
-  note_requests P
-  timeout 60 aws s3api put-object --bucket "$2" --key "$3" --body "$1" --content-type text/plain \
-    --tagging chronos-class=log >/dev/null
+  local full size
+  size=$(stat -c %s "$1") || return
+  full=$(cat "$1.parts" 2>/dev/null) || full=0
+  if [[ -z $full || $full == *[!0-9]* ]]; then full=0; fi # a full disk has cut it
+  while ((size >= (full + 1) * LOG_PART_BYTES)); do
+    _put_log_part "$1" "$2" "$(_part_key "$3" "$((full + 1))")" "$((full * LOG_PART_BYTES))" "$LOG_PART_BYTES" || return
+    full=$((full + 1))
+    printf '%d\n' "$full" 2>/dev/null >"$1.parts" || true
+  done
+  if ((full > 0 && size == full * LOG_PART_BYTES)); then return 0; fi
+  _put_log_part "$1" "$2" "$(_part_key "$3" "$((full + 1))")" "$((full * LOG_PART_BYTES))" "$((size - full * LOG_PART_BYTES))"
 }
 
 # Sleeps so that TERM ends a companion at once. A companion that is in the middle of a call finishes it first.
@@ -27,7 +64,7 @@ _pause() {
   trap 'exit 0' TERM
 }
 
-# Uploads the log whenever it has grown. A log is small, so its object is written whole: S3 has no append.
+# Uploads the log whenever it has grown.
 # <file> <bucket> <key> <seconds between looks>
 upload_log_continuously() {
   local size sent=-1 trouble

@@ -209,6 +209,17 @@ assert_failed_run() {
 
 # -- a good run -------------------------------------------------------------------------------------------------------------
 
+@test "the log begins with what cloud-init and the user data have said before, marked" {
+  plan_cli
+  plan_terminate
+  mkdir -p "$CHRONOS_ROOT/var/log"
+  printf 'Cloud-init v. 24.1\nuser data: fetched\n' >"$CHRONOS_ROOT/var/log/cloud-init-output.log"
+  boot
+  run -0 head -n 2 "$(object a-bucket "dev/$RUN/logs/bootstrap.log")"
+  assert_output $'cloud-init| Cloud-init v. 24.1\ncloud-init| user data: fetched'
+  run ! grep -q 'cloud-init|' "$work/console"
+}
+
 @test "a report that cannot be made costs the run nothing but the report" {
   plan_cli
   plan_terminate

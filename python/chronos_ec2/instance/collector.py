@@ -59,9 +59,9 @@ class Collector:
         }
 
     def take(self, stream: str, lines: list[str]) -> None:
-        """Take what came on `stream`, "stdout" or "stderr"."""
+        """Take what came on `stream`, "stdout" or "stderr"; it goes on marked: one log has many sources."""
         text = "".join(f"{line}\n" for line in lines).encode()
-        self._write(stream, text)
+        self._write(stream, "".join(f"trainer| {line}\n" for line in lines).encode())
         with self._lock:
             if self._concluded:
                 return

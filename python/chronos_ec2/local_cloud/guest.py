@@ -51,6 +51,9 @@ class Guest:
         first_boot = not disk.exists()
         if first_boot:
             make_disk(disk, user_data_of(instance))
+            # As cloud-init has it: what the user data prints goes to a file and to the console.
+            (disk / "var/log").mkdir()
+            (disk / "var/log/cloud-init-output.log").symlink_to(console.absolute())
         note_start(disk, time.time())
         self.notices: dict[str, str] = {}
         self._credentials = RoleCredentials(instance)

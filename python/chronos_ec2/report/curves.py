@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from chronos_ec2.metrics_log import MetricsLog, Record, time_of
 from chronos_ec2.report.charts import Chart, Line, joined, thinned
+from chronos_ec2.report.points import training_points
 from chronos_ec2.report.run_files import entries, mapping, number
 
-_NOT_CURVES: Final = frozenset({"step", "epoch", "t", "event", "seconds", "bytes"})
 _FIRST: Final = ("loss", "lr", "grad_norm")
 _MOST_CURVES: Final = 8
 _MOST_SAMPLES: Final = 600
@@ -25,26 +25,14 @@ def training_curves(log: MetricsLog, training: Mapping[str, Any]) -> list[Chart]
         training: training.json; its baselines are lines in the charts of their metrics, and its history
             stands in where there are no events.
     """
-    columns = _columns(log.training or entries(training.get("history")))
+    told = training_points(log.training or entries(training.get("history")))
+    columns = {name: [(point.step, point.value) for point in points] for name, points in told.items()}
     baseline = mapping(mapping(training.get("baselines")).get("seasonal_naive"))
     return [
         _curve(name, points, number(baseline.get(name)))
         for name, points in _in_order(columns)[:_MOST_CURVES]
         if sum(y is not None for _, y in points) > 1
     ]
-
-
-def _columns(events: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
-    """Each number over its step; a step that is told again, as after a resume, counts as told last."""
-    found: dict[str, dict[float, float | None]] = {}
-    for event in events:
-        step = number(event.get("step"))
-        if step is None or event.get("event", "metric") not in ("metric", "eval"):
-            continue
-        for name, value in event.items():
-            if name not in _NOT_CURVES and (value is None or number(value) is not None):
-                found.setdefault(name, {})[step] = number(value)
-    return {name: sorted(points.items()) for name, points in found.items()}
 
 
 def _in_order(columns: dict[str, Points]) -> list[tuple[str, Points]]:

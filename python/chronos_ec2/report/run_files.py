@@ -86,6 +86,17 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def flat(value: object, name: str = "", depth: int = 4) -> Iterator[tuple[str, str]]:
+    """Nested mappings as dotted names with their values as text; deeper ones, and lists, as JSON."""
+    if isinstance(value, Mapping) and depth > 0:
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}.{key}" if name else str(key), depth - 1)
+    elif isinstance(value, float):
+        yield name, f"{value:.6g}"
+    elif value is not None:
+        yield name, value if isinstance(value, str) else json.dumps(value)
+
+
 def entries(value: object) -> list[Mapping[str, Any]]:
     """The mappings of a list; nothing of anything else."""
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from chronos_ec2.errors import UsageProblem
-from chronos_ec2.report.run_files import mapping, moment, number
+from chronos_ec2.report.run_files import flat, mapping, moment, number
 from chronos_ec2.words import money_text, span_text
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import get_json, in_parallel
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MARK: Final = "*"
-_DEPTH: Final = 4
 _SAME_FOR_NO_TWO: Final = frozenset({"config.run_id"})
 
 
@@ -67,32 +66,21 @@ def _facts(record: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[t
     if (cost := number(mapping(record.get("cost_usd")).get("total"))) is not None:
         yield "cost", money_text(cost)
     metrics = {"metrics": training.get("metrics"), "baselines": training.get("baselines")}
-    yield from _flat(metrics if training else {"metrics": record.get("metrics")})
+    yield from flat(metrics if training else {"metrics": record.get("metrics")})
     git = mapping(record.get("git"))
     if git.get("commit"):
         yield "git.commit", str(git["commit"])[:12] + ("+" if git.get("dirty") else "")
     machine = mapping(record.get("instance"))
     kept = ("type", "market", "zone")
-    yield from _flat({"instance": {key: machine[key] for key in kept if key in machine}})
-    yield from (fact for fact in _flat({"config": record.get("config")}) if fact[0] not in _SAME_FOR_NO_TWO)
+    yield from flat({"instance": {key: machine[key] for key in kept if key in machine}})
+    yield from (fact for fact in flat({"config": record.get("config")}) if fact[0] not in _SAME_FOR_NO_TWO)
     data = mapping(record.get("dataset"))
-    yield from _flat({"data": {key: data.get(key) for key in ("series", "rows", "manifest_sha256")}})
-    yield from _flat({"versions": training.get("versions")})
+    yield from flat({"data": {key: data.get(key) for key in ("series", "rows", "manifest_sha256")}})
+    yield from flat({"versions": training.get("versions")})
     environment = mapping(record.get("environment_archive"))
-    yield from _flat(
+    yield from flat(
         {"environment_sha256": environment.get("sha256"), "scripts_sha256": record.get("scripts_sha256")}
     )
-
-
-def _flat(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Nested mappings as dotted names."""
-    if isinstance(value, Mapping) and depth < _DEPTH:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key), depth + 1)
-    elif isinstance(value, float):
-        yield name, f"{value:.6g}"
-    elif value is not None:
-        yield name, value if isinstance(value, str) else json.dumps(value)
 
 
 def print_comparison(

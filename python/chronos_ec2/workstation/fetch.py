@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chronos_ec2.errors import ChronosError
+from chronos_ec2.errors import ChronosError, ToolMissing
+from chronos_ec2.metrics_log import PARTS, WHOLE
 from chronos_ec2.words import size_text
+from chronos_ec2.workstation.event_files import FOLDER, write_events
 from chronos_ec2.workstation.run_ids import latest_run_id, list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import (
     MISSING_CODES,
@@ -68,7 +70,8 @@ def fetch(
     """Download everything under a run's prefix, and its phase log, into `into/{run_id}/`.
 
     A run that still goes on, or that ended early, gives what it has. A local file that differs from the
-    bucket's is replaced.
+    bucket's is replaced. The parts of the metrics come only where there is no whole yet. What is measured is
+    written once more for TensorBoard.
 
     Args:
         run_id: which run; None means the active one, else the newest.
@@ -84,6 +87,9 @@ def fetch(
     if not found:
         raise no_such_run(environment, run_id, list_run_ids(s3, bucket, environment))
     folder = into / run_id
+    if any(item.key == prefix + WHOLE for item in found):
+        found = [item for item in found if not item.key.startswith(prefix + PARTS)]
+        _drop_parts(folder)
     placed = [(item, _place(folder, item.key[len(prefix) :])) for item in found if not item.key.endswith("/")]
     placed += [
         (item, _place(folder, "logs/phase_logs.json"))
@@ -109,7 +115,28 @@ def fetch(
     )
     for name in summary.vanished:
         out.write(f"  {name if name.isprintable() else repr(name)} was deleted in the bucket meanwhile\n")
+    _write_events(folder, out)
     return summary
+
+
+def _drop_parts(folder: Path) -> None:
+    """Remove the parts of the metrics that an earlier fetch brought, while the run went on."""
+    for part in (folder / PARTS).glob("*.jsonl"):
+        with suppress(OSError):
+            part.unlink()
+    with suppress(OSError):
+        (folder / PARTS).rmdir()
+
+
+def _write_events(folder: Path, out: TextIO) -> None:
+    """TensorBoard's file: made of what is there, so its lack is told and nothing more."""
+    try:
+        written = write_events(folder)
+    except (OSError, ToolMissing) as error:
+        out.write(f"  no {FOLDER}/ for TensorBoard: {error}\n")
+    else:
+        if written is not None:
+            out.write(f"  curves: tensorboard --logdir {folder.parent}\n")
 
 
 def _summarise(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -14,78 +13,62 @@ from botocore.exceptions import BotoCoreError, ClientError
 from chronos_ec2.errors import UsageProblem
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import utc_now
+from chronos_ec2.workstation.log_parts import LogReader
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
 from chronos_ec2.workstation.run_ids import latest_run_id, run_prefix
-from chronos_ec2.workstation.s3 import get_bytes, head, translate
+from chronos_ec2.workstation.s3 import translate
 from chronos_ec2.workstation.sight import Sight
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_s3 import S3Client
 
-CHUNK_BYTES: Final = 4 << 20
+SOURCES: Final = ("bootstrap", "cloud-init", "kernel", "trainer")
 UNKNOWN_LIMIT: Final = timedelta(minutes=4)
 
 
-class LogReader:
-    """The new bytes of a log object that is written whole again and again, and only grows."""
-
-    def __init__(self, s3: S3Client, bucket: str, key: str) -> None:
-        self._s3, self._bucket, self._key = s3, bucket, key
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.offset = 0
-        self.found = False
-        self.restarted = False
-
-    def new_text(self) -> Iterator[str]:
-        """What was added since the last call, in pieces; from the start again if the object shrank."""
-        headers = head(self._s3, self._bucket, self._key)
-        if headers is None:
-            return
-        self.found = True
-        self.restarted = int(headers["ContentLength"]) < self.offset
-        if self.restarted:
-            self.offset = 0
-            self._decoder.reset()
-        while self.offset < int(headers["ContentLength"]):
-            wanted = f"bytes={self.offset}-{self.offset + CHUNK_BYTES - 1}"
-            piece = get_bytes(self._s3, self._bucket, self._key, byte_range=wanted)
-            if piece is None or not piece[0]:
-                return
-            self.offset += len(piece[0])
-            yield self._decoder.decode(piece[0])
-
-
 class LineFilter:
-    """Writes text through at once, or, with a pattern, the whole lines that match it."""
+    """Writes text through at once, or the whole lines that a pattern matches or that a source has written."""
 
-    def __init__(self, out: TextIO, pattern: re.Pattern[str] | None) -> None:
+    def __init__(self, out: TextIO, pattern: re.Pattern[str] | None, source: str | None = None) -> None:
         self._out = out
-        self._pattern = pattern
+        self._pattern, self._source = pattern, source
+        self._whole_lines = pattern is not None or source is not None
         self._rest = ""
         self._ends_line = True
 
     def write(self, text: str) -> None:
         """Take the next piece of the log."""
-        if self._pattern is None:
+        if not self._whole_lines:
             self._put(text)
             return
         *lines, self._rest = (self._rest + text).split("\n")
-        self._put("".join(f"{line}\n" for line in lines if self._pattern.search(line)))
+        self._put("".join(f"{line}\n" for line in lines if self._wants(line)))
 
     def close(self) -> None:
         """Write a last line that has no newline."""
-        if self._pattern is not None and self._rest and self._pattern.search(self._rest):
+        if self._rest and self._wants(self._rest):
             self._put(self._rest)
         self._rest = ""
         if not self._ends_line:
             self._put("\n")
+
+    def _wants(self, line: str) -> bool:
+        return (self._source is None or source_of_line(line) == self._source) and (
+            self._pattern is None or self._pattern.search(line) is not None
+        )
 
     def _put(self, text: str) -> None:
         if text:
             self._out.write(text)
             self._ends_line = text.endswith("\n")
         self._out.flush()
+
+
+def source_of_line(line: str) -> str:
+    """Who wrote a line of the log: its mark says so; what has none is the bootstrap's."""
+    mark, found, _ = line.partition("| ")
+    return mark if found and mark in SOURCES else "bootstrap"
 
 
 def show_logs(
@@ -99,28 +82,32 @@ def show_logs(
     run_id: str | None = None,
     follow: bool = False,
     grep: str | None = None,
+    source: str | None = None,
     poll_seconds: float = 2.0,
     heartbeat_seconds: float = 15,
     now: Callable[[], datetime] = utc_now,
     sleep: Callable[[float], None] = time.sleep,
 ) -> ExitCode:
-    """Print a run's bootstrap.log, which holds the trainer's output too.
+    """Print a run's log: the bootstrap's lines and, marked, cloud-init's, the trainer's and the kernel's.
 
     Args:
         out: where the log goes; err: where everything else is said.
         run_id: which run; None means the active one, else the newest.
         follow: go on with what is added until the run has ended and the log is complete.
         grep: a regular expression; only lines that match it are printed.
+        source: only lines of this one of SOURCES.
 
     Returns:
         OK; FAILED when neither S3 nor EC2 has anything; INTERRUPTED after ctrl-C.
 
     Raises:
         NoSuchRun: there is no such run.
-        UsageProblem: `grep` is not a regular expression.
+        UsageProblem: `grep` is not a regular expression, or `source` is no source.
         ChronosError: AWS refused.
     """
-    lines = LineFilter(out, _compiled(grep))
+    if source is not None and source not in SOURCES:
+        raise UsageProblem(f"--source {source!r}: expected one of {', '.join(SOURCES)}")
+    lines = LineFilter(out, _compiled(grep), source)
     run_id = run_id or latest_run_id(s3, bucket, environment)
     reader = LogReader(s3, bucket, f"{run_prefix(environment, run_id)}logs/bootstrap.log")
     observer = Observer(

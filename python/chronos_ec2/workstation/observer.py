@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chronos_ec2.errors import ChronosError, LocalCloudDown, StateUnreadable
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
+from chronos_ec2.workstation.log_parts import LogTail
 from chronos_ec2.workstation.next_step import ec2_warning
 from chronos_ec2.workstation.outcome import (
     LAUNCH_GRACE,
@@ -30,7 +31,6 @@ from chronos_ec2.workstation.runs import RunRecord, moment, parse_record
 from chronos_ec2.workstation.s3 import (
     RecordUnreadable,
     StorageUnreachable,
-    get_bytes,
     get_json,
     list_prefix,
     translated,
@@ -99,6 +99,7 @@ class Observer:
         self._fate: tuple[datetime, Fate] | None = None
         self._phases: dict[str, Phase] = {}
         self._parts: PartsReader | None = None
+        self._log: LogTail | None = None
         self._tracker = Tracker()
         self._document: tuple[datetime, dict[str, Any] | None] | None = None
 
@@ -123,9 +124,10 @@ class Observer:
         """The last lines of the run's log as far as they are in S3."""
         if self.run_id is None:
             return ()
-        key = f"{run_prefix(self._environment, self.run_id)}logs/bootstrap.log"
-        found = get_bytes(self._s3, self._bucket, key, byte_range=f"bytes=-{TAIL_BYTES}")
-        text = found[0].decode(errors="replace") if found else ""
+        if self._log is None:
+            key = f"{run_prefix(self._environment, self.run_id)}logs/bootstrap.log"
+            self._log = LogTail(self._s3, self._bucket, key)
+        text = self._log.read(TAIL_BYTES).decode(errors="replace")
         return tuple(text.splitlines()[-lines:])
 
     def progress(self, sight: Sight) -> Progress:

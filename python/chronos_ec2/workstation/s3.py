@@ -148,6 +148,25 @@ def get_bytes(
         return answer["Body"].read(), answer["ETag"]
 
 
+def get_tail(s3: S3Client, bucket: str, key: str, count: int) -> tuple[bytes, int] | None:
+    """An object's last `count` bytes, and how many it has; None when it is absent.
+
+    Raises:
+        StorageDenied: S3 refused.
+    """
+    with translated(f"s3://{bucket}/{key}"):
+        try:
+            answer = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{count}")
+        except ClientError as error:
+            if error_code(error) in MISSING_CODES:
+                return None
+            if error_code(error) in NO_RANGE_CODES:  # of an empty object
+                return b"", 0
+            raise
+        body = answer["Body"].read()
+        return body, int(answer.get("ContentRange", f"/{len(body)}").rpartition("/")[2])
+
+
 def get_json(s3: S3Client, bucket: str, key: str) -> dict[str, Any] | None:
     """A decoded JSON object, or None when there is none.
 

@@ -34,10 +34,12 @@ def print_summary(folder: Path, out: TextIO) -> None:
 
 
 _FILES = {
+    "report.html": "the run on one page: forecasts, errors, curves, time, machine, cost",
     "models/model.pkl": "the model",
     "forecasts.parquet": "its forecasts for the held-out window, with quantiles",
     "training.json": "metrics, baselines, versions, data facts",
     "run.json": "the record of the run: intent, outcome, timings",
+    "tensorboard": "the curves, for tensorboard --logdir",
     "config.yaml": "what it was asked to do",
     "logs/bootstrap.log": "everything the instance said",
 }

@@ -14,7 +14,7 @@ source "$repository/node_modules/bats-assert/load.bash"
 source "$helpers/fake_aws.bash"
 
 # The tools a script may find. No aws, curl, shutdown, systemctl or network client is among them but for the fakes.
-readonly TOOLS=(awk basename bash cat chmod comm cp cut date df diff dirname env false find flock getconf grep gzip head id jq
+readonly TOOLS=(awk basename bash cat chmod comm cp cut date dd df diff dirname env false find flock getconf grep gzip head id jq
   kill ln ls md5sum mkdir mkfifo mktemp mv nl nproc od pgrep pkill printf ps readlink rm rmdir script sed seq setsid sh sha256sum
   sleep sort stat tail tar tee test timeout touch tr true uname uniq wc xargs)
 

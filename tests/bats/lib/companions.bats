@@ -39,6 +39,48 @@ teardown() { common_teardown; }
   assert_regex "$(<stderr)" 'log upload failed, next try in 10 s: .*SlowDown'
 }
 
+@test "a log beyond a part goes on in the next, and a full part is sent once" {
+  local key rounds=0 part=$LOG_PART_BYTES
+  # 6 MiB, exactly a part, then into the third; the last round adds nothing.
+  local -a sizes=($((6 << 20)) "$part" "$((2 * part + 3))" "$((2 * part + 9))" "$((2 * part + 9))")
+  head -c "$((2 * part + 9))" /dev/urandom >whole
+  grow() { head -c "${sizes[rounds]}" whole >log; }
+  grow
+  _pause() {
+    rounds=$((rounds + 1))
+    if ((rounds == 5)); then exit 0; fi
+    grow
+  }
+  (upload_log_continuously log a-bucket logs/bootstrap.log 10) 2>stderr
+  assert_equal "$(<stderr)" ''
+  assert_effects 'put-object logs/bootstrap.log' 'put-object logs/bootstrap.log' \
+    'put-object logs/bootstrap.log.00002' 'put-object logs/bootstrap.log.00003' 'put-object logs/bootstrap.log.00003'
+  for key in logs/bootstrap.log{,.00002,.00003}; do cat "$(object a-bucket "$key")"; done >joined
+  assert_equal "$(sha256sum <joined)" "$(sha256sum <whole)"
+  assert_equal "$(stat -c %s "$(object a-bucket logs/bootstrap.log)")" "$part"
+}
+
+@test "a part that S3 refused is sent again, and the end of a run sends no part twice" {
+  head -c "$((LOG_PART_BYTES + 5))" /dev/urandom >log
+  aws_plan 's3api put-object *' --error SlowDown
+  run ! upload_log log a-bucket a-key
+  upload_log log a-bucket a-key
+  upload_log log a-bucket a-key
+  assert_effects 'put-object a-key' 'put-object a-key.00002' 'put-object a-key.00002'
+  assert_equal "$(cat "$(object a-bucket a-key)" "$(object a-bucket a-key.00002)" | sha256sum)" "$(sha256sum <log)"
+}
+
+@test "no piece of a log is left in the folder for it" {
+  head -c "$((LOG_PART_BYTES + 5))" /dev/urandom >log
+  export CHRONOS_ROOT=$work/disk
+  mkdir -p "$CHRONOS_ROOT/dev/shm"
+  aws_plan 's3api put-object *--body*disk/dev/shm/chronos-log.*' --pass
+  aws_plan 's3api put-object *--body*disk/dev/shm/chronos-log.*' --error SlowDown
+  run ! upload_log log a-bucket a-key
+  run -0 ls -A "$CHRONOS_ROOT/dev/shm"
+  assert_output ''
+}
+
 @test "a log that is not there yet does not end the uploader" {
   local rounds=0
   _pause() {

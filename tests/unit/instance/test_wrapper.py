@@ -38,7 +38,7 @@ def test_a_good_run_leaves_the_whole_record(rig: Rig, monkeypatch) -> None:
     code, out, _ = rig.run(GOOD)
     record = rig.record
     assert code == 0
-    assert "plain text\n" in out and out == rig.log
+    assert "plain text\n" in out and out.replace("trainer| ", "") == rig.log
     assert (record["status"], record["exit_code"], record["error"]) == ("completed", 0, None)
     assert record["metrics"]["WQL"] == 0.04 and record["metrics"]["seconds"] == 1.5
     assert record["baselines"]["seasonal_naive"]["season_length"] == 24
@@ -130,7 +130,7 @@ def test_the_configs_command_gets_the_paths(rig: Rig) -> None:
     code, out, _ = rig.run(None, command=[*command, *saving], checkpoint_every_steps=50)
     assert code == 0
     paths = f"{rig.folder}/config.yaml|{rig.folder}/data|--out={rig.output}"
-    assert out == f'{paths}|{{"a": 1}}|{rig.output}/checkpoints|50\n'
+    assert out == f'trainer| {paths}|{{"a": 1}}|{rig.output}/checkpoints|50\n'
     assert (rig.output / "checkpoints").is_dir()
 
 
@@ -220,7 +220,7 @@ def test_nothing_that_the_child_started_outlives_it(rig: Rig) -> None:
         "print(subprocess.Popen(argv, start_new_session=True).pid, flush=True)"
     )
     assert code == 0
-    pids = [int(line) for line in out.split()]
+    pids = [int(line.removeprefix("trainer| ")) for line in out.splitlines()]
     assert len(pids) == 2 and not any(is_alive(pid) for pid in pids)
 
 
@@ -248,7 +248,11 @@ def test_a_flood_goes_through_whole(rig: Rig) -> None:
     event = """'{"event": "metric", "step": %d, "loss": 1}' % n"""
     code, out, _ = rig.run(f"for n in range({lines}): print({event} if n % 20 == 0 else n)")
     assert code == 0
-    assert out.count("\n") == lines and out == rig.log
+    assert (
+        out.count("\n") == lines
+        and out.replace("trainer| ", "") == rig.log
+        and out.count("trainer| ") == lines
+    )
     history = rig.record["history"]
     assert 900 <= len(history) <= 2001
     assert history[0]["step"] == 0 and history[-1]["step"] == lines - 20
@@ -279,7 +283,7 @@ def test_a_full_log_disk_does_not_stop_the_training(rig: Rig) -> None:
     (rig.output / "logs").mkdir(parents=True)
     (rig.output / "logs/training.log").symlink_to("/dev/full")
     code, out, err = rig.run("print('one'); print('two')")
-    assert code == 0 and out == "one\ntwo\n"
+    assert code == 0 and out == "trainer| one\ntrainer| two\n"
     assert "logs/training.log takes no more" in err
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,101 @@ def test_a_name_that_no_file_can_have_is_refused_and_the_rest_is_fetched(
     world.put(f"dev/{RUN}/{name}", b"x")
     assert get(world, tmp_path).refused == (f"dev/{RUN}/{name}",)
     assert list(files(tmp_path)) == [f"{RUN}/run.json"]
+
+
+# -- metrics --------------------------------------------------------------------------------------------
+
+
+def metric(step: int, loss: float | None, second: int) -> str:
+    event = {
+        "event": "metric",
+        "step": step,
+        "loss": loss,
+        "note": "x",
+        "t": f"2025-01-15T14:40:{second:02d}Z",
+    }
+    return json.dumps(event) + "\n"
+
+
+def sample(second: int, util: int) -> str:
+    gpus = [{"index": 1, "util_percent": util, "power_watts": None}]
+    row = {"t": f"2025-01-15T14:40:{second:02d}Z", "source": "sampler", "cpu_percent": 40.5, "gpus": gpus}
+    return json.dumps(row) + "\n"
+
+
+MEASURED = (
+    metric(10, 2.0, 1)
+    + metric(20, 9.0, 2)
+    + sample(3, 80)
+    + metric(20, 1.5, 8)
+    + metric(30, None, 9)
+    + sample(13, 90)
+)
+
+
+def read_events(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """TensorBoard's own reading of a folder: (step, value, wall time) by tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(point.step, point.value, point.wall_time) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_reads_what_trainer_and_machine_have_told(world: Any, tmp_path: Path) -> None:
+    world.end_run("succeeded")
+    world.put(f"dev/{RUN}/metrics.jsonl", MEASURED)
+    out = io.StringIO()
+    get(world, tmp_path, out=out)
+    begin = datetime(2025, 1, 15, 14, 40, tzinfo=UTC).timestamp()
+    assert read_events(tmp_path / RUN / "tensorboard") == {
+        "loss": [(10, 2.0, begin + 1), (20, 1.5, begin + 8)],
+        "system/cpu_percent": [(0, 40.5, begin + 3), (10, 40.5, begin + 13)],
+        "system/gpu_1_util_percent": [(0, 80.0, begin + 3), (10, 90.0, begin + 13)],
+    }
+    assert f"tensorboard --logdir {tmp_path}" in out.getvalue()
+
+
+def test_a_second_fetch_leaves_one_event_file(world: Any, tmp_path: Path) -> None:
+    world.put_run()
+    world.put(f"dev/{RUN}/metrics/00001.jsonl", metric(10, 2.0, 1))
+    get(world, tmp_path)
+    assert read_events(tmp_path / RUN / "tensorboard")["loss"][-1][:2] == (10, 2.0)
+    world.put(f"dev/{RUN}/metrics/00001.jsonl", metric(10, 2.0, 1) + metric(20, 1.0, 2))
+    get(world, tmp_path)
+    assert [point[:2] for point in read_events(tmp_path / RUN / "tensorboard")["loss"]] == [
+        (10, 2.0),
+        (20, 1.0),
+    ]
+    assert len(list((tmp_path / RUN / "tensorboard").iterdir())) == 1
+
+
+def test_a_run_without_figures_gets_no_event_file(world: Any, tmp_path: Path) -> None:
+    world.end_run("failed")
+    world.put(f"dev/{RUN}/metrics.jsonl", '{"event": "start", "t": "2025-01-15T14:40:01Z"}\n')
+    get(world, tmp_path)
+    assert not (tmp_path / RUN / "tensorboard").exists()
+
+
+def test_a_missing_tensorboard_is_told_and_the_run_is_fetched(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chronos_ec2.workstation.event_files.find_spec", lambda _name: None)
+    world.put(f"dev/{RUN}/metrics.jsonl", MEASURED)
+    out = io.StringIO()
+    assert get(world, tmp_path, out=out).fetched == 1
+    assert "no tensorboard/ for TensorBoard" in out.getvalue() and "./invokew setup" in out.getvalue()
+
+
+def test_the_whole_of_the_metrics_takes_the_place_of_their_parts(world: Any, tmp_path: Path) -> None:
+    world.put_run()
+    world.put(f"dev/{RUN}/metrics/00001.jsonl", MEASURED)
+    get(world, tmp_path)
+    assert (tmp_path / RUN / "metrics/00001.jsonl").read_text() == MEASURED
+    world.put(f"dev/{RUN}/metrics.jsonl", MEASURED)
+    get(world, tmp_path)
+    assert (tmp_path / RUN / "metrics.jsonl").read_text() == MEASURED
+    assert not (tmp_path / RUN / "metrics").exists()

@@ -10,8 +10,9 @@ from botocore.exceptions import EndpointConnectionError
 
 from chronos_ec2.errors import NoSuchRun, StorageDenied, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.workstation import logs
+from chronos_ec2.workstation import log_parts
 from chronos_ec2.workstation.logs import show_logs
+from chronos_ec2.workstation.settings import REPOSITORY
 
 RUN = "2025-01-15-143022"
 OLDER = "2025-01-14-080000"
@@ -71,7 +72,7 @@ def test_the_latest_log_goes_to_stdout_alone(world: Any) -> None:
 def test_a_long_log_is_read_in_pieces_without_breaking_characters(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(log_parts, "CHUNK_BYTES", 7)
     world.end_run("succeeded")
     text = "höhe über alles: 25 °C ✓\n" * 5
     world.put(KEY, text)
@@ -94,7 +95,7 @@ def test_an_empty_log_is_a_log(world: Any) -> None:
 def test_only_lines_that_match_are_printed_also_when_they_come_in_pieces(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "CHUNK_BYTES", 5)
+    monkeypatch.setattr(log_parts, "CHUNK_BYTES", 5)
     world.end_run("succeeded")
     world.put(KEY, "step 10 loss 3\nother\nstep 20 loss 2\nlast step")
     assert Shown(world, grep=r"step\b").out == "step 10 loss 3\nstep 20 loss 2\nlast step\n"
@@ -226,3 +227,99 @@ def test_a_run_that_never_had_an_instance_is_said(world: Any) -> None:
     shown = Shown(world)
     assert shown.code == ExitCode.FAILED
     assert "no instance is known (launch_failed)" in shown.err
+
+
+# -- parts and sources ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Parts of 10 bytes, read 4 bytes at a time."""
+    monkeypatch.setattr(log_parts, "LOG_PART_BYTES", 10)
+    monkeypatch.setattr(log_parts, "CHUNK_BYTES", 4)
+    return 10
+
+
+def put_log(world: Any, text: str) -> None:
+    """As upload_log leaves a log that has come so far."""
+    data = text.encode()
+    for number, first in enumerate(range(0, len(data), 10), 1):
+        world.put(KEY if number == 1 else f"{KEY}.{number:05d}", data[first : first + 10])
+
+
+TALE = "höhe 1\nhöhe 2\nhöhe 3\nhöhe 4\nthe end\n"
+
+
+def test_both_sides_have_parts_of_one_size() -> None:
+    script = (REPOSITORY / "shell/lib/companions.sh").read_text()
+    assert "readonly LOG_PART_BYTES=$((8 * 1024 * 1024))\n" in script
+    assert log_parts.LOG_PART_BYTES == 8 * 1024 * 1024
+
+
+def test_a_log_in_parts_is_read_in_a_row(world: Any, small_parts: int) -> None:
+    world.end_run("succeeded")
+    put_log(world, TALE)
+    assert len(world.keys(KEY)) == 4
+    assert Shown(world).out == TALE
+    assert Shown(world, grep="2|end").out == "höhe 2\nthe end\n"
+
+
+def test_a_log_of_exactly_one_part_ends_there(world: Any, small_parts: int) -> None:
+    world.end_run("succeeded")
+    put_log(world, "123456789\n")
+    assert Shown(world).out == "123456789\n"
+
+
+def test_following_goes_on_in_the_next_part(world: Any, small_parts: int) -> None:
+    world.put_run()
+    world.put_state("training", "step_1")
+    for nth, count in enumerate((4, 10, 13, 20, 31, 40), 1):
+        world.clock.during(
+            nth, lambda count=count: put_log(world, TALE.encode()[:count].decode(errors="ignore"))
+        )
+    world.clock.during(8, lambda: (put_log(world, TALE), end(world)))
+    assert Shown(world, follow=True).out == TALE
+
+
+def test_the_tail_is_that_of_the_newest_part(world: Any, small_parts: int) -> None:
+    tail = log_parts.LogTail(world.s3, world.bucket, KEY)
+    assert tail.read(6) == b""
+    for text, seen in (
+        ("abc", b"abc"),
+        ("abcdefghij", b"efghij"),
+        ("abcdefghijk", b"fghijk"),
+        (TALE + "x", b" end\nx"),
+    ):
+        put_log(world, text)
+        assert tail.read(6) == seen
+    world.s3.calls.clear()
+    assert tail.read(6) == b"x"
+    assert world.s3.calls == ["get_object"]
+
+
+MIXED = (
+    "cloud-init| user data: fetched 30 scripts\n2025-01-15T14:30:40Z INFO  phase training\nwrapper: starts\n"
+    'trainer| {"event": "metric", "step": 10}\nkernel| 2025-01-15T14:31:00Z NVRM: Xid 79\ntrainer| a| b\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [("cloud-init", [0]), ("bootstrap", [1, 2]), ("trainer", [3, 5]), ("kernel", [4])],
+)
+def test_lines_of_one_source(world: Any, source: str, lines: list[int]) -> None:
+    world.end_run("succeeded")
+    world.put(KEY, MIXED)
+    assert Shown(world, source=source).out.splitlines() == [MIXED.splitlines()[nth] for nth in lines]
+
+
+def test_source_and_pattern_go_together(world: Any) -> None:
+    world.end_run("succeeded")
+    world.put(KEY, MIXED)
+    assert Shown(world, source="trainer", grep=r"\|.*b$").out == "trainer| a| b\n"
+
+
+def test_what_is_no_source_is_refused_before_any_call(world: Any) -> None:
+    with pytest.raises(UsageProblem, match="bootstrap, cloud-init, kernel, trainer"):
+        Shown(world, source="gpu")
+    assert world.s3.calls == []
