@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,16 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from result_page import RESULTS, circumstances, table, write_page
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "faults")]
 
 from tools.lab import Lab  # noqa: E402
 
-RESULT: Final = REPOSITORY / "benchmarks" / "results" / "laptop_speed.md"
+RESULT: Final = RESULTS / "laptop_speed.md"
 BASE: Final = "aws sts get-caller-identity"
 BASE_RUN: Final = "aws ec2 run-instances"
 PLAIN: Final = "launch_training.sh, each call a new AWS CLI"
@@ -123,35 +123,28 @@ def measure(bench: Bench, rounds: int) -> dict[str, Sample]:
     }
 
 
-def page(found: Mapping[str, Sample], rounds: int) -> str:
-    """The result as Markdown."""
+def page(into: Path, found: Mapping[str, Sample], rounds: int) -> str:
+    """Write the result; returns its text."""
     rows = []
     for name, sample in found.items():
-        base_name = BASE_RUN if "launch" in name or name == BASE_RUN else BASE
-        base = found[base_name]
+        base = found[BASE_RUN if "launch" in name or name == BASE_RUN else BASE]
         rows.append(
-            f"| {name} | {sample.seconds:.2f} s | {sample.processor:.2f} s | "
-            f"{sample.seconds / base.seconds:.2f} | {sample.processor / base.processor:.2f} |"
+            (
+                name,
+                f"{sample.seconds:.2f} s",
+                f"{sample.processor:.2f} s",
+                f"{sample.seconds / base.seconds:.2f}",
+                f"{sample.processor / base.processor:.2f}",
+            )
         )
-    load = os.getloadavg()[0]
-    return "\n".join(
-        [
-            "# The laptop's verbs beside a bare AWS CLI call",
-            "",
-            f"`python benchmarks/laptop_speed.py` on {datetime.now(UTC):%Y-%m-%d}: embedded AWS, "
-            f"{os.cpu_count()} cores, load {load:.0f}, {platform.system()} {platform.machine()}, "
-            f"Python {platform.python_version()}, medians of {rounds} rounds.",
-            "",
-            "| call | wall clock | processor | wall beside the bare call | processor beside it |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"The bare call is `{BASE_RUN}` for launches and `{BASE}` for the rest. A launch is timed to",
-            "its end: EC2 has accepted the instance and is seen to start it, and its id is noted. The",
-            "processor time of the process that answers a launch's AWS calls is not in its row: nobody waits",
-            "for it.",
-            "",
-        ]
+    return write_page(
+        into,
+        "The laptop's verbs beside a bare AWS CLI call",
+        f"{circumstances('python benchmarks/laptop_speed.py')}, medians of {rounds} rounds.",
+        table(("call", "wall clock", "processor", "wall beside the bare call", "processor beside it"), rows),
+        f"The bare call is `{BASE_RUN}` for launches and `{BASE}` for the rest. A launch is timed to its "
+        "end: EC2 has accepted the instance and is seen to start it, and its id is noted. The processor time "
+        "of the process that answers a launch's AWS calls is not in its row: nobody waits for it.",
     )
 
 
@@ -165,12 +158,9 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     lab = Lab()
     try:
-        text = page(measure(Bench(lab), given.rounds), given.rounds)
+        print(page(given.into, measure(Bench(lab), given.rounds), given.rounds))
     finally:
         lab.close()
-    given.into.parent.mkdir(parents=True, exist_ok=True)
-    given.into.write_text(text)
-    print(text)
     return 0
 
 

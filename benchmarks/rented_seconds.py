@@ -11,7 +11,8 @@ once, in turn, so that a busy machine is unfair to all alike. Times are medians.
     limit      the same bytes read by s5cmd to /dev/null
 
 --work keeps the packed environment for another time (packing takes minutes). Mounting needs root; without it
-ours unpacks, and the table says so. Writes benchmarks/results/rented_seconds.md.
+ours unpacks, and the table says so. Writes benchmarks/results/rented_seconds.md after every round, so that a
+run that is broken off leaves what it has.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import argparse
 import hashlib
 import json
 import os
-import platform
+import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,20 +31,22 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
+
+from result_page import RESULTS, circumstances, table, write_page
 
 from chronos_ec2.local_cloud import control
 from chronos_ec2.workstation.environment_archive import pack, sha256_of
 from chronos_ec2.workstation.instance_tools import make_instance_tools
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
-RESULT: Final = REPOSITORY / "benchmarks" / "results" / "rented_seconds.md"
+RESULT: Final = RESULTS / "rented_seconds.md"
 BUCKET: Final = "bench"
 LARGE_BYTES, SMALL_BYTES = 64 * 10**6, 64 * 10**3
 WAYS: Final = ("document", "ours", "limit")
-ENVIRONMENT, BYTES, TOTAL = "environment usable", "data ready", "first step"
+ENVIRONMENT, PREFLIGHT, DATA, TOTAL = "environment usable", "preflight", "data ready", "first step"
+MOVED, PROCESSOR, USED = "bytes moved", "processor", "used "
 
 # Prints `phase<TAB>seconds since the start` for each phase that is reached.
 _COMMON: Final = """
@@ -62,6 +66,7 @@ reached 'environment usable'
 "$CHRONOS_ROOT/venv/bin/python3" -c "$imports"
 reached preflight
 aws s3 sync --only-show-errors "$from/training-data/" "$CHRONOS_ROOT/data/"
+reached 'bytes moved'
 reached 'data ready'
 "$CHRONOS_ROOT/venv/bin/python3" -c "$imports"
 reached 'first step'
@@ -74,6 +79,7 @@ source "$1/shell/lib/phases.sh"
 export PYTHONPATH="$1/python"
 mkdir -p "$home/venv" "$data/training-data"
 begin_prefetch "$data/training-data"
+{ while kill -0 "$prefetch_pid" 2>/dev/null; do sleep 0.05; done; reached 'bytes moved'; } &
 bring_environment "$data/environment" "$home/venv"
 reached 'environment usable'
 printf 'used %s\\t0\\n' "$environment_used"
@@ -95,7 +101,7 @@ s5 cat "s3://$CHRONOS_BUCKET/cached-datasets/python-env/env.squashfs" >/dev/null
 reached 'environment usable'
 s5 ls "s3://$CHRONOS_BUCKET/cached-datasets/training-data/*" \\
   | awk -v p="s3://$CHRONOS_BUCKET/cached-datasets/training-data/" '{print "cat " p $NF}' | s5 run >/dev/null
-reached 'data ready'
+reached 'bytes moved'
 """
 )
 _SCRIPTS: Final = {"document": _DOCUMENT, "ours": _OURS, "limit": _LIMIT}
@@ -111,17 +117,21 @@ class Load:
 
 
 def pack_environment(folder: Path, work: Path) -> dict[str, Path]:
-    """The environment in both formats; what is there already is taken."""
+    """The environment in both formats, with its bytecode; what is there already is taken."""
     packed = {"squashfs": work / "env.squashfs", "tar.gz": work / "env.tar.gz"}
-    for archive_format, path in packed.items():
-        if not path.exists():
-            print(f"packing {path.name}", file=sys.stderr)
-            # pack() sets the modes that it packs; the folder is in use, so a copy of links is packed.
-            copy = work / "tree"
-            shutil.copytree(folder, copy, symlinks=True, copy_function=os.link)
-            pack(copy, path.with_suffix(".part"), archive_format)
-            path.with_suffix(".part").replace(path)
-            shutil.rmtree(copy)
+    missing = {name: path for name, path in packed.items() if not path.exists()}
+    if not missing:
+        return packed
+    copy = work / "tree"
+    shutil.copytree(folder, copy, symlinks=True)
+    # As `invoke build-env` leaves it: no import on the machine has anything to compile.
+    words = ["-qq", "--invalidation-mode", "unchecked-hash", str(copy / "lib")]
+    subprocess.run([sys.executable, "-m", "compileall", *words], check=False)
+    for archive_format, path in missing.items():
+        print(f"packing {path.name}", file=sys.stderr)
+        pack(copy, path.with_suffix(".part"), archive_format)
+        path.with_suffix(".part").replace(path)
+    shutil.rmtree(copy)
     return packed
 
 
@@ -166,7 +176,8 @@ class Bench:
         return done.stdout
 
     def go(self, way: str, disk: Path) -> dict[str, float]:
-        """Seconds from the start to each phase of one way, on an empty disk."""
+        """Seconds until each phase of one way, on an empty disk, and the processor seconds of it all."""
+        before = _processor_seconds()
         with _fresh(disk):
             environment = {**self._variables, "CHRONOS_ROOT": str(disk)}
             # A mount namespace of its own, so that the mount goes with the way.
@@ -177,9 +188,18 @@ class Bench:
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
+                start_new_session=True,
             )
         rows = (line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
-        return {name: float(seconds) for name, seconds in rows}
+        reached = {name: float(seconds) for name, seconds in rows}
+        # Ours brings the data behind the environment: whichever comes last is the last of the bytes.
+        reached[MOVED] = max(reached[MOVED], reached[ENVIRONMENT])
+        return {**reached, PROCESSOR: _processor_seconds() - before}
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager
@@ -191,48 +211,41 @@ def _fresh(disk: Path) -> Iterator[None]:
         shutil.rmtree(disk)
 
 
-def measure(bench: Bench, disk: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each phase of each way."""
+def measure(bench: Bench, disk: Path, rounds: int) -> Iterator[dict[str, dict[str, float]]]:
+    """Median seconds of each phase of each way, after each round."""
     samples: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
     for number in range(rounds):
         for way in WAYS:
-            for name, seconds in bench.go(way, disk).items():
+            reached = bench.go(way, disk)
+            print(f"round {number + 1}: {way} {reached}", file=sys.stderr)
+            for name, seconds in reached.items():
                 samples[way].setdefault(name, []).append(seconds)
-            print(f"round {number + 1}: {way} {samples[way]}", file=sys.stderr)
-    return {
-        way: {name: statistics.median(values) for name, values in phases.items()}
-        for way, phases in samples.items()
-    }
+        yield {
+            way: {name: statistics.median(values) for name, values in phases.items()}
+            for way, phases in samples.items()
+        }
 
 
-def page(seconds: Mapping[str, Mapping[str, float]], sizes: str, rounds: int, command: str) -> str:
-    """The result as Markdown."""
+def page(
+    into: Path, seconds: Mapping[str, Mapping[str, float]], sizes: str, rounds: int, command: str
+) -> str:
+    """Write the result; returns its text."""
     document, ours, limit = (seconds[way] for way in WAYS)
-    used = next(name.removeprefix("used ") for name in ours if name.startswith("used "))
+    used = next(name.removeprefix(USED) for name in ours if name.startswith(USED))
     rows = []
-    for name in (ENVIRONMENT, "preflight", BYTES, TOTAL):
+    for name in (ENVIRONMENT, PREFLIGHT, MOVED, DATA, TOTAL, PROCESSOR):
         least = f"{limit[name]:.2f}" if name in limit else ""
-        ratio = f"{document[name] / ours[name]:.1f} x"
-        rows.append(f"| {name} | {document[name]:.2f} | {ours[name]:.2f} | {least} | {ratio} |")
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    return "\n".join(
-        [
-            "# From an empty machine to the first step",
-            "",
-            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: embedded AWS, {cores} cores (load {load:.0f}), "
-            f"{platform.system()} {platform.machine()}, {sizes}, medians of {rounds}. "
-            f"The environment was put in place by: {used}.",
-            "",
-            "Seconds from the start until each is reached:",
-            "",
-            "| reached | document | ours | limit | document / ours |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"Environment and data were there after {ours[BYTES] / limit[BYTES]:.2f} times the limit's "
-            "seconds; preflight's imports go on beside it.",
-            "",
-        ]
+        beside = f"{ours[name] / limit[name]:.2f}" if name in limit else ""
+        ratio = f"{document[name] / ours[name]:.1f}"
+        rows.append((name, f"{document[name]:.2f}", f"{ours[name]:.2f}", least, ratio, beside))
+    return write_page(
+        into,
+        "From an empty machine to the first step",
+        f"{circumstances(command)}, {sizes}, medians of {rounds}. "
+        f"The environment was put in place by: {used}.",
+        "Seconds from the start until each is reached; the last line is processor seconds of the whole way, "
+        "the server's not among them:",
+        table(("reached", "document", "ours", "limit", "document / ours", "ours / limit"), rows),
     )
 
 
@@ -247,6 +260,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--work", type=Path, help="where the packed environment is kept")
     parser.add_argument("--into", type=Path, default=RESULT)
     given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
     load = Load(Path(sys.prefix), given.large, given.small)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -259,23 +273,26 @@ def main(argv: list[str]) -> int:
         for tool, path in make_instance_tools(folder / "tools").items():
             if Path(tool).name == "s5cmd":
                 (tools / "s5cmd").symlink_to(path)
-        url = control.start(folder / "cloud").endpoint_url
-        try:
-            bench = Bench(url, packed, folder / "data", tools)
-            seconds = measure(bench, folder / "disk", given.rounds)
-        finally:
-            control.stop(folder / "cloud")
         sizes = (
             f"environment {packed['tar.gz'].stat().st_size / 1e6:.0f} MB as tar.gz and "
             f"{packed['squashfs'].stat().st_size / 1e6:.0f} MB as squashfs, "
             f"data {given.large} files of 64 MB and {given.small} of 64 KB"
         )
-    words = " ".join(["python benchmarks/rented_seconds.py", *argv])
-    text = page(seconds, sizes, given.rounds, words)
-    given.into.parent.mkdir(parents=True, exist_ok=True)
-    given.into.write_text(text)
+        command, text = " ".join(["python benchmarks/rented_seconds.py", *argv]), ""
+        url = control.start(folder / "cloud").endpoint_url
+        try:
+            bench = Bench(url, packed, folder / "data", tools)
+            for number, seconds in enumerate(measure(bench, folder / "disk", given.rounds), start=1):
+                text = page(given.into, seconds, sizes, number, command)
+        finally:
+            control.stop(folder / "cloud")
     print(text)
     return 0
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    # As an exception, so that the embedded AWS is ended on the way out.
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

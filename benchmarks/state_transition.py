@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import boto3
 from botocore.config import Config
+from result_page import RESULTS, circumstances, table, write_page
 
 from chronos_ec2.local_cloud import control
 from chronos_ec2.state.clock import utc_now
@@ -37,7 +36,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "faults"))
 from tools.fault_proxy import FaultProxy  # noqa: E402
 from tools.scenes import state_body  # noqa: E402
 
-RESULT: Final = REPOSITORY / "benchmarks" / "results" / "state_transition.md"
+RESULT: Final = RESULTS / "state_transition.md"
 BUCKET, ENVIRONMENT, RUN = "bench", "local", "2025-01-15-143022"
 BASE: Final = "aws s3 cp"
 _BASH: Final = """
@@ -163,29 +162,22 @@ def measure(url: str, folder: Path, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def page(seconds: Mapping[str, float], requests: Mapping[str, int], rounds: int, command: str) -> str:
-    """The result as Markdown."""
+def page(
+    into: Path, seconds: Mapping[str, float], requests: Mapping[str, int], rounds: int, command: str
+) -> str:
+    """Write the result; returns its text."""
     rows = [
-        f"| {name} | {requests[name]} | {value * 1000:.0f} ms | {value / seconds[BASE]:.2f} |"
+        (name, str(requests[name]), f"{value * 1000:.0f} ms", f"{value / seconds[BASE]:.2f}")
         for name, value in seconds.items()
     ]
-    cores = os.cpu_count()
-    return "\n".join(
-        [
-            "# The cost of one transition",
-            "",
-            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: embedded AWS, {cores} cores, "
-            f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
-            f"medians of {rounds} rounds. Every call of the AWS CLI pays its start-up, as it does in a run.",
-            "",
-            "| way | requests | time | beside `aws s3 cp` |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "A transition stages the body, publishes it by one conditional CopyObject and drops the staged",
-            "body; the state is read first when the writer does not know it, or has lost a race.",
-            "",
-        ]
+    return write_page(
+        into,
+        "The cost of one transition",
+        f"{circumstances(command)}, medians of {rounds} rounds. "
+        "Every call of the AWS CLI pays its start-up, as it does in a run.",
+        table(("way", "requests", "time", "beside `aws s3 cp`"), rows),
+        "A transition stages the body, publishes it by one conditional CopyObject and drops the staged body; "
+        "the state is read first when the writer does not know it, or has lost a race.",
     )
 
 
@@ -207,14 +199,10 @@ def main(argv: list[str]) -> int:
                 state_body(BUCKET, ENVIRONMENT, RUN, "training", "i-0123456789abcdef0", utc_now())
             )
             seconds = measure(url, folder, given.rounds)
-            text = page(
-                seconds, count_requests(url, folder), given.rounds, "python benchmarks/state_transition.py"
-            )
+            requests = count_requests(url, folder)
         finally:
             control.stop(folder / "cloud")
-    given.into.parent.mkdir(parents=True, exist_ok=True)
-    given.into.write_text(text)
-    print(text)
+    print(page(given.into, seconds, requests, given.rounds, "python benchmarks/state_transition.py"))
     return 0
 
 

@@ -14,16 +14,35 @@ from chronos_ec2.workstation.settings import REPOSITORY, Settings
 from verbs.common import ENV, SET, STATE_FOLDER, clear_errors, run, settings_of
 
 
-@task(help={**ENV, "set_": SET["set_"]}, iterable=["set_"])
-def build_env(c: Context, env: str | None = None, set_: list[str] | None = None) -> None:
+@task(
+    help={
+        **ENV,
+        "set_": SET["set_"],
+        "platform": "linux-x86-64 (what the instances run) or this (this computer's Python); "
+        "default: this on Linux x86-64 and for the embedded AWS",
+        "interpreter": "for linux-x86-64: tarball or folder of a Python to pack; default: uv fetches one",
+    },
+    iterable=["set_"],
+)
+def build_env(
+    c: Context,
+    env: str | None = None,
+    platform: str | None = None,
+    interpreter: str | None = None,
+    set_: list[str] | None = None,
+) -> None:
     """Pack the training environment and its own interpreter into one archive, if something has changed."""
     settings = settings_of(env, set_)
     requirements = str(REPOSITORY / settings.environment_requirements)
     output = str(environment_folder(settings))
+    # An embedded instance is this computer.
+    platform = platform or ("this" if settings.embedded else None)
     run(
         commands.module_command(
             *("workstation.environment_build", "--requirements", requirements, "--output", output),
             *("--format", settings.environment_format),
+            *(("--platform", platform) if platform else ()),
+            *(("--interpreter", str(Path(interpreter).absolute())) if interpreter else ()),
         )
     )
 

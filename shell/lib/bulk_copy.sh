@@ -10,7 +10,8 @@ source "$_bulk_copy_lib_dir/log.sh"
 # shellcheck source=request_count.sh
 source "$_bulk_copy_lib_dir/request_count.sh"
 
-readonly S5CMD_PART_MIB=32
+# Parts of one object that are fetched at once, and their size.
+readonly S5CMD_PARTS=16 S5CMD_PART_MIB=32
 
 # Sets s5cmd_call: s5cmd with the endpoint of the standard AWS variables, which it does not read itself.
 _find_s5cmd() {
@@ -56,7 +57,7 @@ fetch_checked() {
     case $way in
       s5cmd)
         _find_s5cmd || continue
-        command=("${s5cmd_call[@]}" cat --raw --part-size "$S5CMD_PART_MIB" "$uri")
+        command=("${s5cmd_call[@]}" cat --raw --concurrency "$S5CMD_PARTS" --part-size "$S5CMD_PART_MIB" "$uri")
         ;;
       aws) command=(aws s3 cp --quiet "$uri" -) ;;
     esac

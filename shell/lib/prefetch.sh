@@ -9,6 +9,9 @@ _prefetch_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=bulk_copy.sh
 source "$_prefetch_lib_dir/bulk_copy.sh"
 
+# Files that come at once. The environment comes beside them, and everything else waits for it: s5cmd's own 256 workers would
+# leave it a fiftieth of the network.
+readonly PREFETCH_WORKERS=32
 readonly DATA_PREFIX=cached-datasets/training-data/
 prefetch_pid=''
 data_sync_pid=''
@@ -18,7 +21,7 @@ data_sync_pid=''
 begin_prefetch() {
   local -a s5cmd_call=()
   _find_s5cmd || return 0
-  _prefetch "$1" "${s5cmd_call[@]}" &
+  _prefetch "$1" "${s5cmd_call[@]}" --numworkers "$PREFETCH_WORKERS" &
   prefetch_pid=$!
 }
 
@@ -33,7 +36,7 @@ _prefetch() {
     # Names that a line of s5cmd's could misread are left to the sync.
     # shellcheck disable=SC2016  # a jq program
     jq -r --arg from "s3://$CHRONOS_BUCKET/$DATA_PREFIX" --arg into "$into" '
-      .files[].name | select(test("^[A-Za-z0-9_-][A-Za-z0-9._-]*$")) | "cp --raw \"\($from)\(.)\" \"\($into)/\(.)\""' \
+      .files[].name | select(test("^[A-Za-z0-9_-][A-Za-z0-9._-]*$")) | "cp --raw --concurrency 1 \"\($from)\(.)\" \"\($into)/\(.)\""' \
       "$manifest" >"$list" 2>/dev/null || : >"$list"
     note_requests G "$(($(wc -l <"$list") + 1))"
     "$@" run "$list" >/dev/null 2>&1 &

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from chronos_ec2.errors import LocalCloudDown, NoCredentials, NotDeployed
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
 
 if TYPE_CHECKING:
-    import boto3
+    import botocore.session
 
     from chronos_ec2.workstation.aws_clock import AwsClock
 
@@ -82,6 +82,31 @@ def aws_variables(settings: Settings, variables: Mapping[str, str] = os.environ)
     return found
 
 
+def _add_download(**event: Any) -> None:
+    """Give an S3 client boto3's download in parts, which is loaded when it is used."""
+
+    def download_fileobj(client: Any, *arguments: Any, **named: Any) -> None:
+        from boto3.s3 import inject
+
+        inject.download_fileobj(client, *arguments, **named)
+
+    event["class_attributes"]["download_fileobj"] = download_fileobj
+
+
+class _Later:
+    """A client that is made when something of it is first asked for."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._make()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
 @dataclass
 class Aws:
     """One environment's AWS: clients made when they are first asked for."""
@@ -89,21 +114,26 @@ class Aws:
     settings: Settings
 
     @cached_property
-    def session(self) -> boto3.Session:
-        """A boto3 session on the environment's region and profile."""
-        import boto3  # takes a third of a second; `--list` and `--help` do without
-        import botocore.session
+    def session(self) -> botocore.session.Session:
+        """A session on the environment's region and profile. Botocore's: boto3 adds a tenth of a second.
+
+        Raises:
+            NoCredentials: there is no such profile.
+        """
+        import botocore.session  # takes a third of a second; `--list` and `--help` do without
         from botocore.exceptions import ProfileNotFound
 
-        if self.settings.embedded:  # no profile of the user's, not even one that AWS_PROFILE names
-            bare = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
-            return boto3.Session(botocore_session=bare, region_name=self.settings.region)
+        profile = self.settings.aws_profile or None
+        # On the embedded AWS no profile of the user's, not even one that AWS_PROFILE names.
+        own = {"profile": (None, None, None, None)} if self.settings.embedded else None
+        session = botocore.session.Session(session_vars=own, profile=None if own else profile)
+        session.set_config_variable("region", self.settings.region)
+        session.register("creating-client-class.s3", _add_download)
         try:
-            return boto3.Session(
-                profile_name=self.settings.aws_profile or None, region_name=self.settings.region
-            )
+            session.get_scoped_config()
         except ProfileNotFound as error:
             raise NoCredentials(f"{error}: set aws_profile, or run aws configure --profile") from error
+        return session
 
     def client(self, service: str, *, region: str | None = None, hasty: bool = False) -> Any:
         """A client with bounded time-outs and the standard retries.
@@ -129,7 +159,7 @@ class Aws:
             max_pool_connections=40,
             proxies={} if self.settings.embedded else None,
         )
-        return self.session.client(service, region_name=region, config=config, **endpoint)  # type: ignore[call-overload]
+        return self.session.create_client(service, region_name=region, config=config, **endpoint)
 
     @cached_property
     def s3(self) -> Any:
@@ -145,8 +175,8 @@ class Aws:
 
     @cached_property
     def ec2(self) -> Any:
-        """The EC2 client."""
-        return self.client("ec2")
+        """The EC2 client, made when it is first used: a run that is well is looked at without EC2."""
+        return _Later(lambda: self.client("ec2"))
 
     @cached_property
     def bucket(self) -> str:

@@ -6,7 +6,10 @@
 Writes `chronos-venv-{python version}-{digest}.squashfs` and `MANIFEST.json` to the output folder and prints
 the archive's path; `--format tar.gz` gives `chronos-venv-{python version}.tar.gz`. Mounted, or unpacked, at
 FOLDER it gives FOLDER/bin/python3. Nothing is built when nothing changed.
-Linux only: the archive carries this machine's Python and runs where glibc is as new as the manifest says.
+On Linux x86-64 the archive carries this machine's Python, and every package is imported before it is packed.
+Elsewhere, and with `--platform linux-x86-64`, it carries a Python that may be moved and the wheels for the
+instances, which are inspected instead (environment_cross.py). It runs where glibc is as new as the manifest
+says, with the libraries that the manifest's machine_libraries names.
 Exit status: 0 done, 1 failed, 2 wrong usage, 24 a tool is missing, 130 or 143 interrupted.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -42,6 +46,7 @@ from chronos_ec2.workstation.environment_archive import (
     sha256_of,
     space_of,
 )
+from chronos_ec2.workstation.environment_cross import interpreter_identity, stage_for_instances
 from chronos_ec2.workstation.environment_elf import drop_symbols, elf_files, highest_glibc, patch_elf
 from chronos_ec2.workstation.environment_interpreter import Interpreter, StagedInterpreter, copy_interpreter
 from chronos_ec2.workstation.environment_packages import (
@@ -49,6 +54,7 @@ from chronos_ec2.workstation.environment_packages import (
     bring_system_libraries,
     compile_packages,
     install_packages,
+    installed_packages,
     trim_packages,
     try_environment,
 )
@@ -57,8 +63,32 @@ MANIFEST_NAME = "MANIFEST.json"
 ARCHIVE_PATTERN = "chronos-venv-*"
 _PACKED = "packed"
 _STAGING_PREFIX = ".building-"
+THIS_MACHINE, INSTANCES = "this", "linux-x86-64"
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a folder was filled with.
+
+    Attributes:
+        python: The interpreter's version, such as "3.11.7".
+        machine: What it runs on, such as "x86_64".
+        installed: Its packages, as `name==version`.
+        glibc: The oldest glibc that can run all of it.
+        machine_libraries: Libraries that packages are linked to and the archive does not bring.
+    """
+
+    python: str
+    machine: str
+    installed: list[str]
+    glibc: str
+    machine_libraries: list[str]
+
+
+Fill = Callable[[LockedRequirements, Path, Say, bool], Content]
+"""Puts interpreter and packages into an empty folder; the last argument is whether to trim."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +114,8 @@ def build_environment(
     now: Callable[[], datetime] = utc_now,
     trim: bool = True,
     archive_format: str = "squashfs",
+    platform_name: str | None = None,
+    interpreter: Path | None = None,
 ) -> BuiltEnvironment:
     """Build the environment unless the output folder holds it already.
 
@@ -94,14 +126,22 @@ def build_environment(
         now: The clock.
         trim: Whether to drop what training never opens in well-known packages.
         archive_format: What to pack it in, if this machine can (see environment_archive.py).
+        platform_name: `THIS_MACHINE` or `INSTANCES`; None takes the former on Linux x86-64, else the latter.
+        interpreter: A tarball or folder of a Python that may be moved, for `INSTANCES`; None: uv fetches one.
 
     Raises:
         ChronosError: It cannot be built; what the folder held is as it was.
     """
     output = output.resolve()
-    interpreter, locked = Interpreter.running(), LockedRequirements.read(requirements)
+    locked = LockedRequirements.read(requirements)
     archive_format = possible_format(archive_format, say)
-    inputs = _digest_of_inputs(interpreter, requirements, trim, archive_format)
+    if (platform_name or _platform_here()) == INSTANCES:
+        origin, fill = interpreter_identity(interpreter), functools.partial(_fill_for_instances, interpreter)
+    else:
+        own = Interpreter.running()
+        origin = [own.version, sys.version, str(own.prefix), platform.machine()]
+        fill = functools.partial(_fill_from_here, own)
+    inputs = _digest_of_inputs(origin, requirements, trim, archive_format)
     try:
         output.mkdir(parents=True, exist_ok=True)
         with _alone_in(output, say):
@@ -111,9 +151,9 @@ def build_environment(
                 say(f"environment unchanged: {archive.name}, {_megabytes(manifest['bytes'])}")
                 return BuiltEnvironment(archive, manifest, rebuilt=False)
             with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=output) as folder:
-                facts = _build(interpreter, locked, Path(folder), say, trim, archive_format)
+                facts = _build(fill, locked, Path(folder), say, trim, archive_format)
                 packed = Path(folder) / _PACKED
-                manifest = _describe(packed, interpreter, facts, inputs, archive_format, now())
+                manifest = _describe(packed, facts, inputs, archive_format, now())
                 archive = output / manifest["archive"]
                 _publish(packed, manifest, output)
     except OSError as error:
@@ -122,9 +162,12 @@ def build_environment(
     return BuiltEnvironment(archive, manifest, rebuilt=True)
 
 
-def _digest_of_inputs(interpreter: Interpreter, requirements: Path, trim: bool, archive_format: str) -> str:
-    parts = [interpreter.version, sys.version, str(interpreter.prefix), platform.machine(), str(trim)]
-    parts.append(archive_format)
+def _platform_here() -> str:
+    return THIS_MACHINE if (sys.platform, platform.machine()) == ("linux", "x86_64") else INSTANCES
+
+
+def _digest_of_inputs(origin: Sequence[str], requirements: Path, trim: bool, archive_format: str) -> str:
+    parts = [*origin, str(trim), archive_format]
     # The builder is an input as well: whoever changes it must not have to remember a version number.
     sources = sorted(Path(__file__).parent.glob("environment_*.py"))
     digests = [sha256_of(path) for path in (*sources, requirements)]
@@ -158,22 +201,27 @@ def _read_manifest(output: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Facts:
-    installed: list[str]
-    glibc: str
+    content: Content
     unpacked_bytes: int
     content_sha256: str
 
 
 def _build(
-    interpreter: Interpreter,
-    locked: LockedRequirements,
-    folder: Path,
-    say: Say,
-    trim: bool,
-    archive_format: str,
+    fill: Fill, locked: LockedRequirements, folder: Path, say: Say, trim: bool, archive_format: str
 ) -> _Facts:
+    root = folder / "root"
+    content = fill(locked, root, say, trim)
+    say(f"packing as .{archive_format}")
+    pack(root, folder / _PACKED, archive_format)
+    return _Facts(content, space_of(root), content_digest(root))
+
+
+def _fill_from_here(
+    interpreter: Interpreter, locked: LockedRequirements, root: Path, say: Say, trim: bool
+) -> Content:
+    """Copy the running Python, install into it, and try what came out."""
     say(f"copying Python {interpreter.version} from {interpreter.prefix}")
-    staged = copy_interpreter(interpreter, folder / "root", say)
+    staged = copy_interpreter(interpreter, root, say)
     packages = staged.packages_folder()
     say(f"installing {len(locked.pins)} packages of {locked.path}")
     install_packages(staged, locked, packages)
@@ -188,9 +236,19 @@ def _build(
     compile_packages(staged)
     say("importing every package once")
     installed = try_environment(staged, locked.pins)
-    say(f"packing as .{archive_format}")
-    pack(staged.root, folder / _PACKED, archive_format)
-    return _Facts(installed, glibc, space_of(staged.root), content_digest(staged.root))
+    return Content(interpreter.version, platform.machine(), installed, glibc, [])
+
+
+def _fill_for_instances(
+    interpreter: Path | None, locked: LockedRequirements, root: Path, say: Say, trim: bool
+) -> Content:
+    """Stage what the instances run, which this machine may not be able to."""
+    facts = stage_for_instances(locked, root, interpreter, say, trim=trim)
+    for name, user in sorted(facts.absent.items()):
+        say(f"the instance's image has to bring {name}, which {user} names")
+    return Content(
+        facts.python, "x86_64", installed_packages(facts.packages), facts.glibc, sorted(facts.absent)
+    )
 
 
 def _drop_own_symbols(staged: StagedInterpreter, packages: Path) -> None:
@@ -201,7 +259,6 @@ def _drop_own_symbols(staged: StagedInterpreter, packages: Path) -> None:
 
 def _describe(
     packed: Path,
-    interpreter: Interpreter,
     facts: _Facts,
     inputs: str,
     archive_format: str,
@@ -211,16 +268,17 @@ def _describe(
     # The document's name stands for one archive at a time; the others name their content.
     content = "" if archive_format == "tar.gz" else f"-{digest[:16]}"
     return {
-        "archive": f"chronos-venv-{interpreter.version}{content}.{archive_format}",
+        "archive": f"chronos-venv-{facts.content.python}{content}.{archive_format}",
         "format": archive_format,
         "sha256": digest,
         "content_sha256": facts.content_sha256,
         "bytes": packed.stat().st_size,
         "unpacked_bytes": facts.unpacked_bytes,
-        "python": interpreter.version,
-        "glibc": facts.glibc,
-        "machine": platform.machine(),
-        "requirements": facts.installed,
+        "python": facts.content.python,
+        "glibc": facts.content.glibc,
+        "machine": facts.content.machine,
+        "machine_libraries": facts.content.machine_libraries,
+        "requirements": facts.content.installed,
         "inputs_sha256": inputs,
         "built_at": to_text(built_at),
     }
@@ -258,6 +316,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--whole-packages", action="store_true", help="keep tests, headers and all AWS services"
     )
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="what to pack it in")
+    parser.add_argument(
+        "--platform",
+        choices=(THIS_MACHINE, INSTANCES),
+        help="this: copy and try this machine's Python (the default on Linux x86-64); "
+        "linux-x86-64: stage and inspect what the instances run (the default elsewhere)",
+    )
+    parser.add_argument(
+        "--interpreter", type=Path, help="for linux-x86-64: tarball or folder of a Python that may be moved"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -275,6 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say=say,
             trim=not options.whole_packages,
             archive_format=options.format,
+            platform_name=options.platform,
+            interpreter=options.interpreter,
         )
     except ChronosError as error:
         print(f"environment_build: {error}", file=sys.stderr)

@@ -1,19 +1,14 @@
 """Stages the training environment for Linux x86-64 on a computer of any kind, without running any of it.
 
-    python -m chronos_ec2.workstation.environment_cross --requirements requirements/instance.lock --dry-run
-    python -m chronos_ec2.workstation.environment_cross --requirements requirements/instance.lock \\
-        --interpreter cpython-3.11.11-x86_64-unknown-linux-gnu-install_only.tar.gz --into FOLDER
-
 The packages are the wheels that uv chooses for the instances' platform. The interpreter is one that may be
 moved (python-build-standalone): a tarball or folder that is named, else the one that `uv python install`
 fetches. What cannot be tried is inspected: every program and library is for x86-64, what the interpreter's
 own modules are linked to is there, and the oldest glibc that runs all of it is known.
-Exit status: 0 done, 1 failed, 2 wrong usage, 24 a tool is missing.
+`invoke build-env --platform linux-x86-64` packs it (environment_build.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -28,7 +23,7 @@ from typing import Final
 from elftools.elf.elffile import ELFFile
 
 from chronos_ec2.errors import ChronosError, ToolMissing
-from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.workstation.environment_archive import sha256_of
 from chronos_ec2.workstation.environment_elf import Elf, belongs_to_machine, elf_files, highest_glibc
 from chronos_ec2.workstation.environment_interpreter import left_out, refuse_user_site
 from chronos_ec2.workstation.environment_packages import LockedRequirements, trim_packages
@@ -50,6 +45,7 @@ class CrossFacts:
     Attributes:
         python: such as "3.11.11".
         glibc: the oldest glibc that can run all of it, such as "2.28".
+        packages: the folder of the packages.
         files: how many programs and libraries there are.
         absent: libraries that a package is linked to and nobody brings, with one of their users; parts of
             CUDA that serve hardware an instance lacks are linked so.
@@ -57,6 +53,7 @@ class CrossFacts:
 
     python: str
     glibc: str
+    packages: Path
     files: int
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -79,25 +76,25 @@ def uv_program() -> str:
     return found
 
 
-def uv_install(requirements: Path, packages: Path, *, dry_run: bool) -> list[str]:
+def uv_install(requirements: Path, packages: Path) -> list[str]:
     """The call that puts the wheels for the instances' platform into a folder."""
     flags = ["--python-platform", PLATFORM, "--python-version", MINOR, "--only-binary", ":all:"]
-    dry = ["--dry-run"] if dry_run else []
     target = ["--target", str(packages), "-r", str(requirements)]
-    return [uv_program(), "pip", "install", "--no-config", *flags, *dry, *target]
+    return [uv_program(), "pip", "install", "--no-config", *flags, *target]
 
 
-def resolve(requirements: Path, *, run: Run = run_program) -> list[str]:
-    """What would be installed, as `name==version`.
+def interpreter_identity(interpreter: Path | None) -> list[str]:
+    """What tells one interpreter from another without unpacking it.
 
     Raises:
-        ChronosError: the index has no wheels for the platform.
+        ChronosError: the one that was named cannot be read.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        done = run(uv_install(requirements, Path(folder), dry_run=True))
-    if done.returncode != 0:
-        raise ChronosError(f"uv cannot resolve {requirements} for {PLATFORM}: {done.stderr.strip()}")
-    return re.findall(r"^ \+ (\S+)$", done.stderr, re.MULTILINE)
+    if interpreter is None:
+        return [_UV_PYTHON, PLATFORM]
+    try:
+        return [str(interpreter) if interpreter.is_dir() else sha256_of(interpreter), PLATFORM]
+    except OSError as error:
+        raise ChronosError(f"{interpreter} is no folder or tarball of a Python: {error}") from error
 
 
 def stage_for_instances(
@@ -124,9 +121,11 @@ def stage_for_instances(
         version = _copy_interpreter(source, root)
     packages = root / "lib" / f"python{MINOR}" / "site-packages"
     say(f"installing {len(locked.pins)} packages of {locked.path} for {PLATFORM}")
-    done = run(uv_install(locked.path, packages, dry_run=False))
+    done = run(uv_install(locked.path, packages))
     if done.returncode != 0:
         raise ChronosError(f"uv cannot install {locked.path} for {PLATFORM}: {done.stderr.strip()}")
+    # Entry points name this machine's Python in their first line; packages are run with `python -m`.
+    shutil.rmtree(packages / "bin", ignore_errors=True)
     if trim:
         trim_packages(packages)
     say("inspecting what cannot be run here")
@@ -157,7 +156,7 @@ def inspect(root: Path, packages: Path, version: str) -> CrossFacts:
         for name in lacking:
             absent.setdefault(name, str(file.path.relative_to(packages)))
     _refuse_outside_paths(root, packages, files)
-    return CrossFacts(version, highest_glibc(files), len(files), absent)
+    return CrossFacts(version, highest_glibc(files), packages, len(files), absent)
 
 
 def _refuse_outside_paths(root: Path, packages: Path, files: Sequence[Elf]) -> None:
@@ -225,40 +224,7 @@ def _compile(root: Path, say: Say, run: Run) -> None:
         return
     say("compiling modules")
     words = ["-qq", "--invalidation-mode", "unchecked-hash", "-s", str(root), str(root)]
-    run([sys.executable, "-I", "-m", "compileall", *words])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="environment_cross", description="Stage the training environment for Linux x86-64."
-    )
-    parser.add_argument("--requirements", type=Path, required=True, help="locked requirements file")
-    parser.add_argument("--interpreter", type=Path, help="tarball or folder of a Python that may be moved")
-    parser.add_argument("--into", type=Path, help="empty folder for the environment")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be installed")
-    options = parser.parse_args(arguments)
-    if options.into is None and not options.dry_run:
-        parser.error("--into FOLDER, or --dry-run")
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    try:
-        locked = LockedRequirements.read(options.requirements)
-        if options.dry_run:
-            print("\n".join(resolve(locked.path)))
-            return int(ExitCode.OK)
-        facts = stage_for_instances(locked, options.into, options.interpreter, say)
-    except ChronosError as error:
-        print(f"environment_cross: {error}", file=sys.stderr)
-        return int(error.exit_code)
-    for name, user in sorted(facts.absent.items()):
-        say(f"nobody brings {name}, which {user} names")
-    count = f"{facts.files} programs and libraries for x86-64"
-    print(f"Python {facts.python}, {count}, glibc {facts.glibc} or newer")
-    return int(ExitCode.OK)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    done = run([sys.executable, "-I", "-m", "compileall", *words])
+    # A module in another Python's syntax, as some packages carry, is left as it is.
+    if done.returncode not in (0, 1):
+        raise ChronosError(f"the modules cannot be compiled: {done.stderr.strip()}")

@@ -69,8 +69,8 @@ class Interpreter:
         """
         if sys.platform != "linux":
             raise ChronosError(
-                f"a training environment for EC2 has to be built on Linux, and this is {sys.platform}; "
-                "build it on a Linux machine or in CI and copy the output folder here"
+                f"this computer's Python does not run on Linux instances: this is {sys.platform}; build what "
+                "they run with --platform linux-x86-64"
             )
         extensions = next((Path(entry) for entry in sys.path if entry.endswith("lib-dynload")), None)
         if extensions is None:

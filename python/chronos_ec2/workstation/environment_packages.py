@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from chronos_ec2.errors import ChronosError, ToolMissing
@@ -138,6 +139,12 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def installed_packages(packages: Path) -> list[str]:
+    """What a folder of packages holds, as `name==version`, by what each says of itself."""
+    found = metadata.distributions(path=[str(packages)])
+    return sorted(f"{one.metadata['Name']}=={one.version}" for one in found)
 
 
 def bring_system_libraries(staged: StagedInterpreter, packages: Path) -> list[str]:

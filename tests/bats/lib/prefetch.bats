@@ -10,7 +10,7 @@ setup() {
   mkdir -p "$work/bin" "$work/data"
   PATH="$work/bin:$PATH"
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 4; if [[ $1 == cat ]]; then cat "$0.manifest"; else cat "$2" >>"$0.ran"; fi'
+  program s5cmd 'shift 6; if [[ $1 == cat ]]; then cat "$0.manifest"; else cat "$2" >>"$0.ran"; fi'
   manifest '{"files": [{"name": "a.parquet"}, {"name": "b-1.parquet"}]}'
   # shellcheck source=../../../shell/lib/phases.sh
   source "$project/shell/lib/phases.sh"
@@ -39,8 +39,8 @@ ran() { cat "$work/bin/s5cmd.ran" 2>/dev/null || true; }
 
 @test "each file that the launch's manifest names comes to its own place" {
   prefetch
-  assert_equal "$(ran)" "cp --raw \"s3://a-bucket/cached-datasets/training-data/a.parquet\" \"$work/data/a.parquet\"
-cp --raw \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/data/b-1.parquet\""
+  assert_equal "$(ran)" "cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/a.parquet\" \"$work/data/a.parquet\"
+cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/data/b-1.parquet\""
 }
 
 @test "names that a line could be misread from are left to the sync" {
@@ -66,7 +66,7 @@ cp --raw \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/dat
 
 @test "the sync begins when the prefetch has ended, and its status is its own" {
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 4; if [[ $1 == cat ]]; then cat "$0.manifest"; else sleep 0.3; echo prefetch >>"$0.order"; fi'
+  program s5cmd 'shift 6; if [[ $1 == cat ]]; then cat "$0.manifest"; else sleep 0.3; echo prefetch >>"$0.order"; fi'
   begin_prefetch "$work/data"
   begin_data_sync bash -c "echo sync >>'$work/bin/s5cmd.order'; exit 19"
   local status=0
@@ -78,7 +78,7 @@ cp --raw \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/dat
 @test "an early end leaves no process" {
   local attempt left
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 4; if [[ $1 == cat ]]; then cat "$0.manifest"; else touch "$0.begun"; exec sleep 61; fi'
+  program s5cmd 'shift 6; if [[ $1 == cat ]]; then cat "$0.manifest"; else touch "$0.begun"; exec sleep 61; fi'
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
     begin_prefetch "$2/data"; begin_data_sync sleep 62

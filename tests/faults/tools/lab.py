@@ -221,7 +221,7 @@ class Lab:
     def s3_by(self, url: str) -> Any:
         """An S3 client by a proxy, with a single try a call, as the instance's heartbeat has it."""
         config = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1})
-        return self.aws.session.client(
+        return self.aws.session.create_client(
             "s3", endpoint_url=url, config=config, aws_access_key_id="test", aws_secret_access_key="test"
         )
 
@@ -233,8 +233,8 @@ class Lab:
         home.mkdir()
         (home / "endpoint.json").write_text(json.dumps({"endpoint_url": url}))
         aws = local_aws(home)
-        for service in ("s3", "ec2"):
-            getattr(aws, service)  # made while the variable names this home
+        for client in (aws.s3, aws.ec2):
+            _ = client.meta  # made while the variable names this home
         os.environ["CHRONOS_LOCAL_HOME"] = str(self.home)
         return aws
 

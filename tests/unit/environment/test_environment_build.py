@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -13,6 +15,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -20,7 +23,7 @@ from chronos_ec2.errors import ChronosError
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation import environment_build
 from chronos_ec2.workstation.environment_build import BuiltEnvironment, build_environment, main
-from chronos_ec2.workstation.environment_interpreter import Interpreter, StagedInterpreter
+from chronos_ec2.workstation.environment_interpreter import StagedInterpreter
 from chronos_ec2.workstation.environment_packages import LockedRequirements, try_environment
 
 
@@ -45,7 +48,7 @@ def instant_build(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     calls: list[Path] = []
 
     def build(
-        interpreter: Interpreter,
+        fill: environment_build.Fill,
         locked: LockedRequirements,
         folder: Path,
         say: object,
@@ -54,7 +57,8 @@ def instant_build(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     ) -> environment_build._Facts:
         calls.append(locked.path)
         (folder / "packed").write_text(f"built from {locked.pins}, {trim}, {archive_format}")
-        return environment_build._Facts(list(locked.pins), "2.34", 4096, "c" * 64)
+        content = environment_build.Content("3.11.7", "x86_64", list(locked.pins), "2.34", [])
+        return environment_build._Facts(content, 4096, "c" * 64)
 
     monkeypatch.setattr(environment_build, "_build", build)
     return calls
@@ -299,13 +303,58 @@ def test_a_missing_requirements_file_is_one_line_on_stderr(
     assert not (tmp_path / "env").exists()
 
 
-def test_anything_but_linux_is_told_where_to_build(
+def test_a_python_of_another_system_is_not_packed(
     lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(ChronosError, match=r"has to be built on Linux, and this is darwin; .* in CI"):
-        build_environment(lock, tmp_path / "env", say=quiet)
+    with pytest.raises(ChronosError, match=r"this is darwin; .*--platform linux-x86-64"):
+        build_environment(lock, tmp_path / "env", say=quiet, platform_name="this")
     assert not (tmp_path / "env").exists()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "is_own"),
+    [("linux", "x86_64", True), ("linux", "aarch64", False), ("darwin", "x86_64", False)],
+)
+def test_what_is_built_by_itself_is_what_the_instances_run(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, machine: str, is_own: bool
+) -> None:
+    fills: list[Any] = []
+
+    def build(fill: Any, *_: object) -> NoReturn:
+        fills.append(fill.func)
+        raise ChronosError("enough")
+
+    monkeypatch.setattr(environment_build, "_build", build)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(ChronosError, match="enough"):
+        build_environment(lock, tmp_path / "env", say=quiet)
+    assert fills == [environment_build._fill_from_here if is_own else environment_build._fill_for_instances]
+
+
+def test_what_is_staged_for_the_instances_is_packed_and_runs(tiny_environment, tmp_path: Path) -> None:
+    lock = tmp_path / "native.lock"
+    lock.write_text("six==1.17.0\nmarkupsafe==3.0.2\n")
+    # The Python of an archive may be moved: it is one.
+    arguments = ["--platform", "linux-x86-64", "--interpreter", str(tiny_environment.unpacked)]
+    output, folder = tmp_path / "env", tmp_path / "unpacked"
+    command = ["--requirements", str(lock), "--output", str(output), "--format", "tar.gz", *arguments]
+    assert main(command) == ExitCode.OK
+    manifest = json.loads((output / "MANIFEST.json").read_text())
+    assert (manifest["machine"], manifest["machine_libraries"]) == ("x86_64", [])
+    assert manifest["requirements"] == ["MarkupSafe==3.0.2", "six==1.17.0"]
+    folder.mkdir()
+    subprocess.run(["tar", "-xzf", output / manifest["archive"], "-C", folder], check=True)
+    code = "import sys, six, markupsafe._speedups as native; print(native.__file__); print(six.__cached__)"
+    python = [folder / "bin" / "python3", "-I", "-B", "-c", code]
+    done = subprocess.run(python, env={}, capture_output=True, text=True, check=True)
+    native, cached = map(Path, done.stdout.split())
+    assert native.is_relative_to(folder)
+    assert cached.is_file()
+    before = (output / "MANIFEST.json").read_bytes()
+    assert main(command) == ExitCode.OK
+    assert (output / "MANIFEST.json").read_bytes() == before
 
 
 def test_stdout_is_the_archive_and_progress_is_on_stderr(

@@ -13,18 +13,15 @@ from pathlib import Path
 import pytest
 
 from chronos_ec2.errors import ChronosError
-from chronos_ec2.workstation import environment_cross
 from chronos_ec2.workstation.environment_cross import (
     MINOR,
     inspect,
-    resolve,
     stage_for_instances,
     uv_install,
 )
 from chronos_ec2.workstation.environment_elf import patch_elf
 from chronos_ec2.workstation.environment_packages import LockedRequirements
 
-UV_ANSWER = "Resolved 2 packages in 5ms\nWould install 2 packages\n + nvidia-cublas==13.1\n + torch==2.13.0\n"
 LIBRARY = Path(shutil.which("true") or "/bin/true").resolve()
 """A small program of this machine's kind that needs nothing but glibc."""
 
@@ -32,7 +29,7 @@ LIBRARY = Path(shutil.which("true") or "/bin/true").resolve()
 class Uv:
     """uv's answers, and what it was asked."""
 
-    def __init__(self, *, code: int = 0, stderr: str = UV_ANSWER, library: Path | None = None) -> None:
+    def __init__(self, *, code: int = 0, stderr: str = "", library: Path | None = None) -> None:
         self.code, self.stderr, self.library = code, stderr, library
         self.calls: list[list[str]] = []
 
@@ -96,10 +93,12 @@ def test_a_python_of_another_version_is_refused(
         stage_for_instances(locked, tmp_path / "root", python, print, run=Uv())
 
 
-def test_a_wheel_that_is_not_there_fails_with_uvs_words(tmp_path: Path, locked: LockedRequirements) -> None:
+def test_a_wheel_that_is_not_there_fails_with_uvs_words(
+    tmp_path: Path, locked: LockedRequirements, python: Path
+) -> None:
     uv = Uv(code=1, stderr="no wheels with a matching platform tag (manylinux_2_28_x86_64)")
     with pytest.raises(ChronosError, match="no wheels with a matching platform tag"):
-        resolve(locked.path, run=uv)
+        stage_for_instances(locked, tmp_path / "root", python, print, run=uv)
 
 
 @pytest.mark.parametrize("where", ["interpreter", "package"])
@@ -151,15 +150,5 @@ def test_what_is_staged_is_the_python_and_the_wheels_for_the_instances(
     assert (root / "pyvenv.cfg").exists()
     assert not any((root / gone).exists() for gone in ("include", "share", f"lib/python{MINOR}/test"))
     (install,) = [call for call in uv.calls if call[1:3] == ["pip", "install"]]
-    assert install == uv_install(
-        locked.path, root / "lib" / f"python{MINOR}" / "site-packages", dry_run=False
-    )
+    assert install == uv_install(locked.path, root / "lib" / f"python{MINOR}" / "site-packages")
     assert install[install.index("--python-platform") + 1] == "x86_64-manylinux_2_28"
-
-
-def test_a_dry_run_prints_what_would_be_installed(
-    locked: LockedRequirements, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(environment_cross.resolve, "__kwdefaults__", {"run": Uv()})
-    assert environment_cross.main(["--requirements", str(locked.path), "--dry-run"]) == 0
-    assert capsys.readouterr().out == "nvidia-cublas==13.1\ntorch==2.13.0\n"

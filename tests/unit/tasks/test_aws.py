@@ -203,11 +203,11 @@ def test_clients_have_time_outs_a_region_and_the_endpoint(embedded: Callable[[st
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         aws = embedded(url)
-        clients = (aws.s3, aws.ec2)
-    for client in clients:
-        assert client.meta.endpoint_url == url
-        assert client.meta.config.proxies == {}
-        assert client.meta.region_name == "us-east-1"
-        assert client.meta.config.connect_timeout <= 10
-        assert client.meta.config.read_timeout <= 60
+        metas = [client.meta for client in (aws.s3, aws.ec2)]
+    for meta in metas:
+        assert meta.endpoint_url == url
+        assert meta.config.proxies == {}
+        assert meta.region_name == "us-east-1"
+        assert meta.config.connect_timeout <= 10
+        assert meta.config.read_timeout <= 60
     assert aws.s3 is aws.s3

@@ -302,13 +302,18 @@ def test_destroy_asks_unless_told_not_to(
 def test_build_env_packs_the_environments_own_requirements(tasks: ModuleType, ran: Ran) -> None:
     tasks.build_env(Context(), env="local")
     tasks.build_env(Context(), env="dev")
+    tasks.build_env(Context(), env="dev", platform="linux-x86-64", interpreter="/a/python.tar.gz")
     assert [argv[2:] for argv in ran.argvs] == [
         [
             *("chronos_ec2.workstation.environment_build", "--requirements"),
             str(REPOSITORY / f"requirements/{name}.lock"),
-            *("--output", str(REPOSITORY / f".chronos/env/{name}"), "--format", "squashfs"),
+            *("--output", str(REPOSITORY / f".chronos/env/{name}"), "--format", "squashfs", *more),
         ]
-        for name in ("instance-test", "instance")
+        for name, more in (
+            ("instance-test", ("--platform", "this")),
+            ("instance", ()),
+            ("instance", ("--platform", "linux-x86-64", "--interpreter", "/a/python.tar.gz")),
+        )
     ]
 
 
