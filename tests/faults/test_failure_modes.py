@@ -189,6 +189,16 @@ def _(stage: Stage) -> None:
     stage.live()
 
 
+@scene("Idle GPU")
+def _(stage: Stage) -> None:
+    stage.ended("failed", "training")
+
+
+@scene("GPU fault")
+def _(stage: Stage) -> None:
+    stage.ended("failed", "training")
+
+
 @scene("Spot interruption")
 def _(stage: Stage) -> None:
     stage.launches = True

@@ -20,8 +20,8 @@ def request_rates(settings: Settings, download_bytes: int = 0) -> dict[str, floa
     """How many S3 requests a run makes that nobody has counted.
 
     Each `heartbeat_seconds` the trainer's heartbeat reads the state, stages and publishes a new one (GET,
-    PUT, COPY), and the watch for a kill reads it (GET); each `log_upload_seconds` the log is uploaded at most
-    once (PUT). Deletions are free.
+    PUT, COPY), the watch for a kill reads it (GET), and the sampler sends what it has measured (PUT); each
+    `log_upload_seconds` the log is uploaded at most once (PUT). Deletions are free.
 
     Args:
         download_bytes: the training environment's and the data's.
@@ -29,7 +29,7 @@ def request_rates(settings: Settings, download_bytes: int = 0) -> dict[str, floa
     beats, logs = 3600 / settings.heartbeat_seconds, 3600 / settings.log_upload_seconds
     return {
         "put_once": FIXED_PUTS,
-        "put_per_hour": round(2 * beats + logs, 3),
+        "put_per_hour": round(3 * beats + logs, 3),
         "get_once": FIXED_GETS + math.ceil(download_bytes / PART_BYTES),
         "get_per_hour": round(2 * beats, 3),
     }

@@ -38,10 +38,10 @@ def test_the_worst_case_has_every_part_up_to_the_last_switch(make_settings: Make
     assert worst["disk"] == pytest.approx(100 * 0.08 / 720 * hours, abs=1e-6)
     assert worst["address"] == pytest.approx(0.005 * hours, abs=1e-6)
     assert worst["requests"] == pytest.approx(
-        (60 + 840 * hours) * 5e-6 + (1174 + 480 * hours) * 4e-7, abs=1e-6
+        (60 + 1080 * hours) * 5e-6 + (1174 + 480 * hours) * 4e-7, abs=1e-6
     )
     assert worst["total"] == pytest.approx(sum(worst[name] for name in worst if name != "total"), abs=1e-6)
-    assert found["usd_per_hour"] == pytest.approx(0.752 + 100 * 0.08 / 720 + 0.005 + 0.004392, abs=2e-6)
+    assert found["usd_per_hour"] == pytest.approx(0.752 + 100 * 0.08 / 720 + 0.005 + 0.005592, abs=2e-6)
     assert (found["limit_hours"], found["max_cost_usd"]) == (6.0, None)
 
 
@@ -54,7 +54,7 @@ def test_the_estimate_is_one_line_and_its_source_another(make_settings: Make) ->
     first, second = lines(estimate(make_settings(), TABLE))
     assert first == (
         "INFO",
-        "estimate: $0.77 an hour on g4dn.2xlarge (on-demand), 6 h 00 min at most: $4.70 in the worst case "
+        "estimate: $0.77 an hour on g4dn.2xlarge (on-demand), 6 h 00 min at most: $4.71 in the worst case "
         "(compute $4.57, disk $0.07, requests $0.03, address $0.03)",
     )
     assert second == ("INFO", "prices: the project's table, 2026-09-24")

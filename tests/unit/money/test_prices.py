@@ -247,7 +247,7 @@ def test_the_record_gets_the_pools_price_with_its_source_and_time(
         "source": "AWS Price List",
         "as_of": STAMP,
     }
-    assert rates == {"put_once": 60, "put_per_hour": 840, "get_once": 150 + 120, "get_per_hour": 480}
+    assert rates == {"put_once": 60, "put_per_hour": 1080, "get_once": 150 + 120, "get_per_hour": 480}
 
 
 def test_a_spot_pool_costs_what_spot_costs_in_its_zone(
@@ -280,4 +280,4 @@ def test_a_spot_price_that_nobody_knows_is_its_cap(
 
 def test_requests_follow_the_settings_cadences(make_settings: Make) -> None:
     rates = request_rates(make_settings(heartbeat_seconds=60, log_upload_seconds=60))
-    assert (rates["put_per_hour"], rates["get_per_hour"]) == (180, 120)
+    assert (rates["put_per_hour"], rates["get_per_hour"]) == (240, 120)
