@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.report.run_files import read_run
 
 from .conftest import Cloud
 
@@ -72,12 +73,19 @@ def test_a_run_trains_and_leaves_only_its_results(
     assert record["metrics"]["WQL"] < naive["WQL"]
     assert record["metrics"]["MASE"] < naive["MASE"]
     wanted = {"config.yaml", "models/model.pkl", "training.json", "logs/bootstrap.log", "run.json"}
+    wanted |= {"metrics.jsonl", "report.html"}
     assert wanted <= cloud.keys(f"local/{launched['run_id']}/")
     assert cloud.keys(f"logs/{launched['run_id']}/") == {"phase_logs.json"}
     fetched = cloud.invoke("fetch", "--env", "local", "--run", launched["run_id"], "--into", str(tmp_path))
     assert fetched.returncode == 0, fetched.stderr
     log = (tmp_path / launched["run_id"] / "logs" / "bootstrap.log").read_text()
     assert log.rstrip().endswith(f"end of the log of run {launched['run_id']}")
+    assert log.startswith("cloud-init| ") and '\ntrainer| {"event": "start"' in log
+    left = read_run(tmp_path / launched["run_id"])
+    assert {sample["phase"] for sample in left.metrics.samples} >= {"training"}
+    assert all(0 < sample["memory_bytes"] < sample["memory_total_bytes"] for sample in left.metrics.samples)
+    assert left.metrics.training and not (tmp_path / launched["run_id"] / "metrics").exists()
+    assert (tmp_path / launched["run_id"] / "tensorboard").is_dir()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import resource
 import subprocess
@@ -82,6 +83,29 @@ def test_the_help_of_a_task_names_its_flags(invoke: Call) -> None:
     done = invoke("--help", "launch")
     for flag in ("--env", "--set", "--dry-run", "--json"):
         assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (("wat",), {"watch"}),
+        (("local.st",), {"local.start", "local.stop", "local.status"}),
+        (("logs", "--so"), {"--source"}),
+    ],
+)
+def test_the_shell_completes_tasks_and_flags(typed: tuple[str, ...], offered: set[str]) -> None:
+    """As the README has it set up, and as Bash calls it when somebody presses the tabulator."""
+    words = " ".join(("invoke", *typed))
+    code = (
+        "source <(invoke --print-completion-script bash)\n"
+        f"COMP_WORDS=({words})\n_complete_invoke invoke '{typed[-1]}'\n"
+        "printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", code], cwd=REPOSITORY, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert set(done.stdout.split()) == offered, done.stderr
 
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
