@@ -81,13 +81,24 @@ def volume(gib: int, image_gib: int = 50, **changes: Any) -> Callable[[World], o
 def filled_to_the_last_block(image_gib: int, environment_gib: int) -> Callable[[World], object]:
     def arrange(world: World) -> None:
         volume(image_gib + environment_gib, image_gib, min_free_disk_gb=0)(world)
-        world.environment_manifest(unpacked_bytes=(environment_gib << 30) - 1000)  # its archive has 1000
+        world.environment_manifest(unpacked_bytes=(environment_gib << 30) - 1500)  # its archive has 1000, the data 500
 
     return arrange
 
 
 def much_data(world: World) -> None:
     world.data_manifest(size=80_000_000_000)
+
+
+def squashfs(packed_gb: int, gib: int) -> Callable[[World], object]:
+    """An image that takes a third of what it holds, on a volume of so many GiB."""
+
+    def arrange(world: World) -> None:
+        volume(gib, 8, min_free_disk_gb=0)(world)
+        sizes = {"bytes": packed_gb * 10**9, "unpacked_bytes": 3 * packed_gb * 10**9}
+        world.environment_manifest(format="squashfs", **sizes)
+
+    return arrange
 
 
 def old_manifest(world: World) -> None:
@@ -270,7 +281,24 @@ CASES = [
         much_data,
         WARNING,
         "data 80.0 GB",
-        "invoke launch --env dev --set volume_gb=131 (or set it in invoke.yaml)",
+        "invoke launch --env dev --set volume_gb=149 (or set it in invoke.yaml)",
+    ),
+    Case("disk", "of an image that is mounted", squashfs(10, 46), OK, "environment 30.0 GB"),
+    Case(
+        "disk",
+        "of an image that fits if it is mounted",
+        squashfs(10, 20),
+        WARNING,
+        "does not fit should the image be full or the environment have to be unpacked",
+        "invoke launch --env dev --set volume_gb=46 (or set it in invoke.yaml)",
+    ),
+    Case(
+        "disk",
+        "of an image that does not fit even mounted",
+        squashfs(10, 9),
+        ERROR,
+        "volume_gb is 9, too little for environment 30.0 GB",
+        "invoke launch --env dev --set volume_gb=46 (or set it in invoke.yaml)",
     ),
     Case(
         "disk",

@@ -19,9 +19,10 @@ _UNPACKED_FOR_PACKED: Final = 3.0
 def disk(facts: Facts) -> list[Finding]:
     """The volume against what a run puts on it.
 
-    At its fullest it holds the image, the unpacked environment, and either the environment's archive, the
-    data, or what preflight wants free, which is asked before the data comes. EC2 says how large an image's
-    volume is, not how full: so the image is counted as full for a warning and as empty for an error.
+    The data comes beside the environment, so at its fullest it holds the image, the data, the environment as
+    the instance uses it, and either the archive that it is unpacked from or what preflight wants free. EC2
+    says how large an image's volume is, not how full, and nobody says whether a squashfs can be mounted there:
+    for a warning the one is counted as full and the other as unpacked, for an error neither.
     """
     settings, image_gib = facts.settings, root_gib(image(facts))
     if settings.volume_gb < image_gib:
@@ -31,23 +32,25 @@ def disk(facts: Facts) -> list[Finding]:
                 _larger(facts, image_gib),
             )
         ]
-    packed, unpacked, data = _sizes(facts)
-    room = settings.volume_gb * _GIB
-    needed = unpacked + max(packed, data, settings.min_free_disk_gb * _GB)
+    packed, unpacked, data, mountable = _sizes(facts)
+    room, free = settings.volume_gb * _GIB, settings.min_free_disk_gb * _GB
+    most = data + unpacked + max(packed, free)
+    least = data + packed + free if mountable else most
     parts = (
         f"environment {unpacked / _GB:.1f} GB, data {data / _GB:.1f} GB, free {settings.min_free_disk_gb} GB"
     )
-    wanted = -(-int(needed + image_gib * _GIB) // _GIB)
-    if needed > room:
+    wanted = -(-int(most + image_gib * _GIB) // _GIB)
+    if least > room:
         return [error(f"volume_gb is {settings.volume_gb}, too little for {parts}", _larger(facts, wanted))]
     words = f"volume_gb {settings.volume_gb} for image (up to {image_gib} GiB), {parts}"
-    if needed + image_gib * _GIB > room:
-        return [warning(f"{words}: does not fit should the image be full", _larger(facts, wanted))]
+    if most + image_gib * _GIB > room:
+        unless = "the image be full" + (" or the environment have to be unpacked" if mountable else "")
+        return [warning(f"{words}: does not fit should {unless}", _larger(facts, wanted))]
     return [ok(words)]
 
 
-def _sizes(facts: Facts) -> tuple[float, float, float]:
-    """Bytes of the packed environment, the unpacked one and the data."""
+def _sizes(facts: Facts) -> tuple[float, float, float, bool]:
+    """Bytes of the packed environment, the unpacked one and the data; whether the first can be mounted."""
     environment, data = environment_manifest(facts), data_manifest(facts)
     for name, found in (("environment", environment), ("data", data)):
         if found is None:
@@ -55,7 +58,8 @@ def _sizes(facts: Facts) -> tuple[float, float, float]:
     assert environment is not None and data is not None
     packed = float(environment.get("bytes", 0))
     unpacked = float(environment.get("unpacked_bytes") or packed * _UNPACKED_FOR_PACKED)
-    return packed, unpacked, float(sum(file["bytes"] for file in data["files"]))
+    mountable = environment.get("format") == "squashfs"
+    return packed, unpacked, float(sum(file["bytes"] for file in data["files"])), mountable
 
 
 def _larger(facts: Facts, gib: int) -> str:
