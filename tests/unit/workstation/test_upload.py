@@ -16,10 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import DataInvalid, NotUploaded, StorageDenied
 from chronos_ec2.workstation import content as content_module
+from chronos_ec2.workstation.transfer import look, send_all
 from chronos_ec2.workstation.upload import (
     UploadSummary,
     upload_data,
@@ -471,3 +474,20 @@ def test_warnings_are_printed_and_do_not_stop_the_upload(world: Any, tmp_path: P
     assert send_data(world, tmp_path / "data", out).sent == 1
     assert "warning: notes.txt" in out.getvalue()
     assert f"{DATA}notes.txt" not in world.keys(DATA)
+
+
+def test_a_changed_byte_in_one_of_ten_thousand_files_sends_one_file(world: Any, tmp_path: Path) -> None:
+    stored = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    names = [f"part-{number:05d}.parquet" for number in range(10_000)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 20)
+        stored.put_object(world.bucket, f"{DATA}{name}", name.encode() * 20)
+    world.put(f"{DATA}MANIFEST.json", b"{}")
+    changed = names[6_789]
+    (tmp_path / changed).write_bytes(changed.encode() * 19 + b"?" * len(changed))
+    files = [look(name, tmp_path / name) for name in names]
+    sent = send_all(world.s3, world.bucket, DATA, files, None, manifest=f"{DATA}MANIFEST.json")
+    assert [file.name for file, was_sent in zip(files, sent, strict=True) if was_sent] == [changed]
+    # One listing, the manifest withdrawn, one file: nothing is asked about the others.
+    assert world.s3.calls == ["get_paginator", "head_object", "delete_object", "put_object"]
+    assert world.get(f"{DATA}{changed}").endswith(b"??")
