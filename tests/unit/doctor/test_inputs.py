@@ -81,7 +81,8 @@ def volume(gib: int, image_gib: int = 50, **changes: Any) -> Callable[[World], o
 def filled_to_the_last_block(image_gib: int, environment_gib: int) -> Callable[[World], object]:
     def arrange(world: World) -> None:
         volume(image_gib + environment_gib, image_gib, min_free_disk_gb=0)(world)
-        world.environment_manifest(unpacked_bytes=(environment_gib << 30) - 1500)  # its archive has 1000, the data 500
+        # The archive has 1000 bytes, the data 500.
+        world.environment_manifest(unpacked_bytes=(environment_gib << 30) - 1500)
 
     return arrange
 

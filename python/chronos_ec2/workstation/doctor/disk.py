@@ -21,7 +21,7 @@ def disk(facts: Facts) -> list[Finding]:
 
     The data comes beside the environment, so at its fullest it holds the image, the data, the environment as
     the instance uses it, and either the archive that it is unpacked from or what preflight wants free. EC2
-    says how large an image's volume is, not how full, and nobody says whether a squashfs can be mounted there:
+    says how large an image's volume is, not how full, and nobody says whether a squashfs can be mounted:
     for a warning the one is counted as full and the other as unpacked, for an error neither.
     """
     settings, image_gib = facts.settings, root_gib(image(facts))
