@@ -3,7 +3,7 @@
 #
 # UTC with milliseconds, in this order: launch_accepted, instance_running, user_data_started, environment_ready,
 # preflight_passed, data_ready, first_step, last_step, results_safe, power_off. The training's own two come from its
-# wrapper (training.json). python/chronos_ec2/workstation/usage.py reads them. Nothing here may fail a run.
+# wrapper (training.json). python/chronos_ec2/report/usage.py reads them. Nothing here may fail a run.
 [[ -n ${_CHRONOS_TIMELINE:-} ]] && return 0
 readonly _CHRONOS_TIMELINE=1
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from chronos_ec2.report.run_files import RunFiles, day_and_time, entries, mapping, moment, number
+from chronos_ec2.report.usage import usage_of
 from chronos_ec2.words import money_text, size_text, span_text
 
 Rows = list[tuple[str, str]]
@@ -98,6 +99,13 @@ def errors_table(run: RunFiles) -> list[tuple[str, str, str]]:
             words = ["-" if value is None else f"{value:.4f}" for value in (wql, mase)]
             rows.append((str(name).replace("_", " "), words[0], words[1]))
     return rows
+
+
+def billed_time(record: Mapping[str, Any], now: datetime) -> str | None:
+    """What the billed seconds went into, as a sentence; None without milestones or without prices."""
+    seconds = number(mapping(record.get("cost_usd")).get("seconds"))
+    found = usage_of(record, None if seconds is None else int(seconds), now)
+    return found.account if found else None
 
 
 def timeline(record: Mapping[str, Any], now: datetime) -> list[Stretch]:

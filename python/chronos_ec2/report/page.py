@@ -53,6 +53,7 @@ def report_page(run: RunFiles, parts: PageParts, now: datetime) -> str:
         "errors": tried("errors", lambda: facts.errors_table(run)) or [],
         "forecasts": forecasts,
         "timeline": tried("timeline", lambda: facts.timeline(run.record, now)) or [],
+        "billed": tried("billed time", lambda: facts.billed_time(run.record, now)),
         "cost": tried("cost", lambda: facts.cost_split(run.record)) or [],
         "tables": {
             "Run": tried("run", lambda: facts.run_facts(run)),

@@ -40,9 +40,17 @@ def with_cost(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def cost_until(record: Mapping[str, Any], moment: datetime) -> dict[str, Any] | None:
     """What a run that goes on costs up to a moment; None where that is not known."""
-    going = {**record, "ended_at": to_text(moment), "outcome": "running"}
-    cost: dict[str, Any] | None = with_cost(going).get("cost_usd")
+    cost: dict[str, Any] | None = with_cost(_as_if_ended(record, moment)).get("cost_usd")
     return cost
+
+
+def billed_until(record: Mapping[str, Any], moment: datetime) -> int | None:
+    """The seconds that EC2 bills of a run, of one that goes on up to a moment; None where nobody knows."""
+    return billed_seconds(record if record.get("ended_at") is not None else _as_if_ended(record, moment))
+
+
+def _as_if_ended(record: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
+    return {**record, "ended_at": to_text(moment), "outcome": "running"}
 
 
 def total_of(cost: object) -> float | None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from chronos_ec2.errors import ChronosError, StateUnreadable, UsageProblem
+from chronos_ec2.report.usage import Usage, usage_of
 from chronos_ec2.state.clock import from_text, to_text, utc_now
 from chronos_ec2.workstation.history_cache import HistoryCache
 from chronos_ec2.workstation.outcome import (
@@ -17,10 +18,9 @@ from chronos_ec2.workstation.outcome import (
     is_launching,
     nodes_of,
 )
-from chronos_ec2.workstation.run_cost import cost_until, number_of
+from chronos_ec2.workstation.run_cost import billed_until, cost_until, number_of
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
-from chronos_ec2.workstation.usage import Usage, usage_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -256,7 +256,7 @@ def parse_record(
         nodes=nodes_of(state, document),
         resume_from=_text(document.get("resume_from")),
         **{name: _step(document.get(name)) for name in _STEPS},
-        usage=usage_of(document, now, state) if started else None,
+        usage=usage_of(document, billed_until(document, now), now, state) if started else None,
         problem="run.json has no end, and no state file holds the run" if outcome == "unknown" else None,
     )
 

@@ -18,7 +18,7 @@ import pytest
 from chronos_ec2.report.page import report_page
 from chronos_ec2.report.page_parts import PageParts
 from chronos_ec2.report.run_files import read_run
-from chronos_ec2.state.clock import to_text
+from chronos_ec2.state.clock import to_milliseconds, to_text
 from chronos_ec2.workstation.settings import REPOSITORY
 from chronos_ec2.workstation.toolchain import report_library
 
@@ -109,6 +109,15 @@ def record(metrics: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "ami": {"id": "ami-0abc"},
         "dataset": {"series": 4, "rows": 1152, "files": [{"name": "waves.parquet", "bytes": 20000}]},
         "phases": phases,
+        "timeline": {
+            name: to_milliseconds(START + timedelta(seconds=at))
+            for name, at in (
+                ("launch_accepted", 8),
+                ("environment_ready", 40),
+                ("first_step", 60),
+                ("last_step", 1060),
+            )
+        },
         "cost_usd": cost,
         "metrics": metrics,
         **changes,

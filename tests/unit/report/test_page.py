@@ -102,6 +102,8 @@ def test_all_of_a_run_is_on_its_page(plain_run: Path, write_page: Write) -> None
     assert "Not in this report" not in text
     assert "What went wrong" not in text
     assert len(text) < 400_000
+    assert "<p>Billed 19 min 50 s, trained 16 min 40 s (84 %); the rest: " in text
+    assert "start of the machine 32 s" in text
 
 
 def test_a_failed_run_says_what_failed_and_what_to_do(

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from chronos_ec2.report.usage import SPENT_ON, Usage, usage_of
 from chronos_ec2.state.clock import to_milliseconds
-from chronos_ec2.workstation.usage import SPENT_ON, Usage, usage_of
+from chronos_ec2.workstation.run_cost import billed_until
 
 START = datetime(2025, 1, 15, 14, 30, 22, tzinfo=UTC)
 NOW = START + timedelta(hours=1)
@@ -32,7 +33,7 @@ def record(seconds: dict[str, float] | None = None, **changes: Any) -> dict[str,
 
 
 def usage(document: dict[str, Any], **more: Any) -> Usage:
-    found = usage_of(document, NOW, **more)
+    found = usage_of(document, billed_until(document, NOW), NOW, **more)
     assert found is not None
     return found
 
@@ -83,7 +84,7 @@ def test_training_that_broke_off_after_its_first_step_trained() -> None:
 def test_a_run_that_goes_on_is_counted_up_to_now_from_its_state_file() -> None:
     known = {name: WHOLE[name] for name in list(SPENT_ON)[:7]}
     going = record(None, timeline=None, ended_at=None, outcome=None)
-    assert usage_of(going, NOW) is None
+    assert usage_of(going, billed_until(going, NOW), NOW) is None
     found = usage(going, live={"control": {"timeline": timeline(known)}})
     assert (found.billed_seconds, found.trained_seconds) == (3600, 3540.0)
 
@@ -93,7 +94,7 @@ def test_a_run_that_goes_on_is_counted_up_to_now_from_its_state_file() -> None:
     [None, [], "x", {}, {"first_step": 7}, {"first_step": "soon"}, {"lunch": "2025-01-15T14:30:22.000Z"}],
 )
 def test_a_timeline_that_cannot_be_read_is_none(broken: object) -> None:
-    assert usage_of(record(timeline=broken), NOW) is None
+    assert usage_of(record(timeline=broken), 170, NOW) is None
 
 
 def test_clocks_that_disagree_cost_no_negative_seconds() -> None:

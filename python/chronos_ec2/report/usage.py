@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from chronos_ec2.state.clock import from_milliseconds, from_text
 from chronos_ec2.words import span_text
-from chronos_ec2.workstation.run_cost import billed_seconds
 
 SPENT_ON: Final[Mapping[str, str]] = {
     "launch_accepted": "launch",
@@ -61,29 +60,34 @@ class Usage:
         return self.text + (f"; largest waste: {self.largest_waste}" if self.largest_waste else "")
 
     @property
+    def account(self) -> str:
+        """The text with all of the waste behind it."""
+        waste = ", ".join(f"{name} {span_text(seconds)}" for name, seconds in self.waste_seconds.items())
+        return self.text + (f"; the rest: {waste}" if waste else "")
+
+    @property
     def largest_waste(self) -> str | None:
         """For a person: `environment, 17 s`; None where nothing was wasted that could be told."""
         return next((f"{name}, {span_text(seconds)}" for name, seconds in self.waste_seconds.items()), None)
 
 
-def usage_of(record: Mapping[str, Any], now: datetime, live: Mapping[str, Any] | None = None) -> Usage | None:
+def usage_of(
+    record: Mapping[str, Any], billed: int | None, now: datetime, live: Mapping[str, Any] | None = None
+) -> Usage | None:
     """Where a run's billed seconds went.
 
     Args:
         record: its run.json.
+        billed: the seconds that EC2 bills of it, up to now while it goes on; None where nobody knows.
         now: up to when a run without an end is counted.
         live: its state file's body, while it holds the environment.
 
     Returns:
-        None when it has no timeline: it never came to a machine, or the machine never told.
+        None when it has no timeline (it never came to a machine, or the machine never told), or no bill.
     """
     ended = record.get("ended_at") is not None
     timeline = _timeline(record) or _timeline((live or {}).get("control"))
-    if not timeline:
-        return None
-    going = {} if ended else {"ended_at": f"{now:%Y-%m-%dT%H:%M:%SZ}", "outcome": "running"}
-    billed = billed_seconds({**record, **going})
-    if billed is None:
+    if not timeline or not billed:
         return None
     spans: dict[str, float] = {}
     for name, span in _spans(timeline, _end(record, timeline) if ended else now):
