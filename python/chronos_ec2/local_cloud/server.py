@@ -98,6 +98,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
         client_token,
         conditional_writes,
         console_output,
+        instance_profiles,
         placement_groups,
         pricing,
         quotas,
@@ -120,6 +121,7 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     hardware = Hardware(binaries, f"http://127.0.0.1:{server.port}", grace)
     spot_requests.install()
     placement_groups.install()
+    instance_profiles.install()
     host = instance_host.install(home, hardware, capacity.install(home.capacity))
     answer.running = host.running
     interruption_page.host = host

@@ -196,3 +196,33 @@ def test_a_key_that_nobody_was_given_opens_nothing(owner: Any, service: str, cod
     stranger = client_with(owner, service, "AKIA0123456789ABCDEF", "secret")
     call = stranger.list_buckets if service == "s3" else stranger.describe_instances
     assert refusal(call)[1] == code
+
+
+def test_a_stacks_update_reaches_those_who_have_its_policy(owner: Any) -> None:
+    def template(revision: int) -> str:
+        allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::rights/r{revision}/*"}
+        document = {"Version": "2012-10-17", "Statement": [allow]}
+        policy = {"ManagedPolicyName": "stacked", "PolicyDocument": document}
+        return json.dumps({"Resources": {"P": {"Type": "AWS::IAM::ManagedPolicy", "Properties": policy}}})
+
+    iam, stacks = owner.client("iam"), owner.client("cloudformation")
+    stacks.create_stack(StackName="Stacked", TemplateBody=template(0))
+    (listed,) = stacks.list_stack_resources(StackName="Stacked")["StackResourceSummaries"]
+    arn = listed["PhysicalResourceId"]
+    iam.create_user(UserName="stacked")
+    iam.attach_user_policy(UserName="stacked", PolicyArn=arn)
+    key = iam.create_access_key(UserName="stacked")["AccessKey"]
+    s3 = client_with(owner, "s3", key["AccessKeyId"], key["SecretAccessKey"])
+    for revision in range(1, 7):
+        owner.s3.put_object(Bucket="rights", Key=f"r{revision}/a", Body=b"a")
+        stacks.update_stack(StackName="Stacked", TemplateBody=template(revision))
+        assert s3.get_object(Bucket="rights", Key=f"r{revision}/a")["Body"].read() == b"a"
+        policy = iam.get_policy(PolicyArn=arn)["Policy"]
+        assert (policy["DefaultVersionId"], policy["AttachmentCount"]) == (f"v{revision + 1}", 1)
+    refused = refusal(lambda: s3.get_object(Bucket="rights", Key="r1/a"))
+    assert refused[:2] == (403, "AccessDenied")
+    versions = iam.list_policy_versions(PolicyArn=arn)["Versions"]
+    assert [one["VersionId"] for one in versions if one["IsDefaultVersion"]] == ["v7"]
+    assert len(versions) == 5
+    iam.detach_user_policy(UserName="stacked", PolicyArn=arn)
+    stacks.delete_stack(StackName="Stacked")

@@ -15,7 +15,7 @@ from .conftest import AMI, Cloud
 SCRIPT = """#!/bin/bash
 imds=$AWS_EC2_METADATA_SERVICE_ENDPOINT/latest
 token=$(curl -s -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$imds/api/token")
-for name in ami-launch-index reservation-id local-ipv4 placement/group-name; do
+for name in ami-launch-index reservation-id local-ipv4 placement/group-name iam/security-credentials/; do
   said+=" $(curl -s -H "X-aws-ec2-metadata-token: $token" "$imds/meta-data/$name")"
 done
 echo "place:$said"
@@ -62,16 +62,29 @@ def exported(cloud: Cloud) -> dict[str, str]:
     return {item["Name"]: item["Value"] for item in exports if item["Name"].startswith("nodes-")}
 
 
+@pytest.fixture
+def profile(cloud: Cloud) -> None:
+    """An instance profile of the name `nodes`, with a role of that name."""
+    iam, trust = cloud.client("iam"), json.dumps({"Version": "2012-10-17", "Statement": []})
+    iam.create_role(RoleName="nodes", AssumeRolePolicyDocument=trust)
+    iam.create_instance_profile(InstanceProfileName="nodes")
+    iam.add_role_to_instance_profile(InstanceProfileName="nodes", RoleName="nodes")
+
+
 def launch(cloud: Cloud, group: str) -> list[dict[str, Any]]:
     asked = {"ImageId": AMI, "InstanceType": "m5.large", "MinCount": 2, "MaxCount": 2, "UserData": SCRIPT}
     answer = cloud.ec2.run_instances(
-        **asked, Placement={"GroupName": group}, InstanceInitiatedShutdownBehavior="terminate"
+        **asked,
+        Placement={"GroupName": group},
+        IamInstanceProfile={"Name": "nodes"},
+        InstanceInitiatedShutdownBehavior="terminate",
     )
     found: list[dict[str, Any]] = answer["Instances"]
     return found
 
 
-def test_machines_of_one_launch_know_their_number_their_launch_and_their_place(
+@pytest.mark.usefixtures("profile")
+def test_machines_of_one_launch_know_their_number_their_launch_their_place_and_their_role(
     cloud: Cloud, eventually: Callable[..., bool]
 ) -> None:
     stacks = cloud.client("cloudformation")
@@ -93,6 +106,7 @@ def test_machines_of_one_launch_know_their_number_their_launch_and_their_place(
     addresses = [said[one][2] for one in ids]
     assert addresses == [cloud.instance(one)["PrivateIpAddress"] for one in ids]
     assert len(set(addresses)) == 2 and all(address.startswith("127.") for address in addresses)
+    assert [said[one][4] for one in ids[1:]] == ["nodes"]
     assert {said[one][3] for one in ids} == {cloud.instance(ids[0])["Placement"]["GroupName"]} == {"rack"}
     cloud.ec2.terminate_instances(InstanceIds=ids)
     assert all(cloud.ends_as(one, "terminated", 30) for one in ids)
