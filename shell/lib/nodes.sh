@@ -70,10 +70,11 @@ meet_nodes() {
   _plan_nodes_call meet --instance-id "$INSTANCE_ID" --address "$node_address" --patience "$MEET_SECONDS" --into "$nodes_file"
   run_waiting "${nodes_call[@]}" \
     || fail "the nodes have not come together: $(_fact_of_lost words)" || return $?
-  if leads; then _record_nodes; fi
   _plan_nodes_call watch --interval "$CHRONOS_HEARTBEAT_SECONDS" --pid $$
   "${nodes_call[@]}" &
   companion_pids+=($!)
+  # Not before the watch, whose beats the others wait for: with an S3 that is slow to answer this takes a while.
+  if leads; then _record_nodes; fi
 }
 
 # Says who trains. The launch does the same, so a failure here loses nothing.
@@ -132,8 +133,10 @@ _fact_of_lost() { jq -r --arg name "$1" '.[$name] // empty' "$node_report" 2>/de
 
 # Prints why the run ended with the loss of a node, after what went wrong here, and how it can go on.
 explain_lost_node() {
-  printf '%s%s; go on from the newest checkpoint: invoke launch --env %s --resume %s\n' \
-    "${problem:+$problem; }" "$(_fact_of_lost words)" "$CHRONOS_ENV" "$CHRONOS_RUN_ID"
+  local way_on="; go on from the newest checkpoint: invoke launch --env $CHRONOS_ENV --resume $CHRONOS_RUN_ID" words
+  words=$(_fact_of_lost words)
+  # The lost node's own words may end with it too: those of one that has lost another.
+  printf '%s%s%s\n' "${problem:+$problem; }" "${words%"$way_on"}" "$way_on"
 }
 
 # Says on the board why this node has ended, or is about to. <done|interrupted|another word: failed> [error]

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Final
 
 from chronos_ec2.instance.line_splitter import LineSplitter
+from chronos_ec2.instance.process_tree import WRAPPER_PID, adopt_orphans, descendants, die_with_parent
 
 _CHUNK_BYTES: Final = 64 * 1024
 _DRAIN_SECONDS: Final = 2.0
 _SWEEP_SECONDS: Final = 5.0
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_CHILD_SUBREAPER: Final = 36
-_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 TakeLines = Callable[[str, list[str]], None]
 
@@ -63,15 +58,15 @@ class TrainingProcess:
         Raises:
             OSError: it is not there or cannot be run.
         """
-        _adopt_orphans()
+        adopt_orphans()
         self._process = subprocess.Popen(
             self._argv,
-            env=self._env,
+            env={**self._env, WRAPPER_PID: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         for name, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
             assert pipe is not None
@@ -150,36 +145,6 @@ class TrainingProcess:
         except Exception as error:
             # the pipe must be read on, or the training blocks on it
             self._log(f"{len(lines)} lines of {name} were lost: {type(error).__name__}: {error}")
-
-
-def _die_with_parent() -> None:
-    """In the child: let the kernel end it when the wrapper is killed by what cannot be handled."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _adopt_orphans() -> None:
-    """Grandchildren whose parent ends become ours, also those that left the group (torchrun's workers)."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def descendants(root: int) -> list[int]:
-    """The pids of all processes below `root`; none where there is no /proc."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found: list[int] = []
-    frontier = [root]
-    while frontier:
-        below = children.get(frontier.pop(), [])
-        found += below
-        frontier += below
-    return found
 
 
 def end_descendants(log: Callable[[str], None]) -> None:

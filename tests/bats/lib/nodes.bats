@@ -143,7 +143,10 @@ ended() { cat "$(object a-bucket "dev/$RUN/nodes/r-1/$1.end.json")"; }
   lost 1 failed 'node 1 (i-0b) has ended: disk full'
   printf 'node\n' >"$stop_reason_file"
   problem='the training command exited with 1'
-  assert_equal "$(explain_end 1)" "the training command exited with 1; node 1 (i-0b) has ended: disk full; go on from the newest checkpoint: invoke launch --env dev --resume $RUN"
+  local way_on="go on from the newest checkpoint: invoke launch --env dev --resume $RUN"
+  assert_equal "$(explain_end 1)" "the training command exited with 1; node 1 (i-0b) has ended: disk full; $way_on"
+  lost 1 failed "node 1 (i-0b) has ended: node 2 (i-0c) is gone; $way_on"
+  assert_equal "$(explain_end 1)" "the training command exited with 1; node 1 (i-0b) has ended: node 2 (i-0c) is gone; $way_on"
   assert_equal "$(outcome_of 1)" failed
 }
 
@@ -163,4 +166,24 @@ ended() { cat "$(object a-bucket "dev/$RUN/nodes/r-1/$1.end.json")"; }
 @test "what one machine has asked of S3 counts for each of them" {
   assert_equal "$(requests_of_all_nodes <<<'{"requests":{"put":3,"get":4}}')" '{"requests":{"put":6,"get":8}}'
   assert_equal "$(requests_of_all_nodes <<<'{}')" '{}'
+}
+
+@test "the first node shows that it lives before it records who trains, which may take a while" {
+  local attempt
+  place 0
+  # shellcheck disable=SC2016  # the program's own words
+  printf '#!/bin/sh\nprintf "%%s\\n" "$3" >>"${0%%/*}/order"\n' >"$work/python"
+  chmod +x "$work/python"
+  venv_python="$work/python" companion_pids=()
+  run_waiting() { "$@"; }
+  _record_nodes() {
+    for ((attempt = 0; attempt < 50; attempt++)); do
+      if grep -q watch "$work/order"; then break; fi
+      sleep 0.1
+    done
+    printf 'record\n' >>"$work/order"
+  }
+  meet_nodes 2>/dev/null
+  wait
+  assert_equal "$(tr '\n' ' ' <"$work/order")" 'meet watch record '
 }

@@ -1,4 +1,4 @@
-"""Training on two machines: two wrappers, each with its torchrun, meet and learn what one process learns."""
+"""torchrun under the wrapper: on two machines, which meet and learn what one process learns; and its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +14,26 @@ import pytest
 import yaml
 
 from chronos_ec2.instance.place import free_port
+from chronos_ec2.instance.process_tree import descendants
 from chronos_ec2.workstation.settings import REPOSITORY
 
-from .conftest import SMALL, Outcome
+from .conftest import SMALL, Outcome, is_alive
 
 WRAPPER = str(REPOSITORY / "python" / "training_wrapper.py")
 
 
-def start(folder: Path, data: Path, *flags: str) -> subprocess.Popen[str]:
-    """Start the wrapper of a machine whose disk is `folder`."""
+def start(folder: Path, data: Path, *flags: str, **changes: object) -> subprocess.Popen[str]:
+    """Start the wrapper of a machine whose disk is `folder`; `changes` are the run's settings that differ."""
     folder.mkdir()
-    run = {"run_id": "2025-01-15-143022", "environment": "dev", "accelerator": "cpu", "trainer": "chronos"}
+    run: dict[str, object] = {
+        "run_id": "2025-01-15-143022",
+        "environment": "dev",
+        "accelerator": "cpu",
+        "trainer": "chronos",
+    }
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump({**run, "nodes": 2, "processes": 1, "training_config": SMALL}))
+    run |= {"nodes": 2, "processes": 1, "training_config": SMALL, **changes}
+    config.write_text(yaml.safe_dump(run))
     (folder / "output").mkdir()
     argv = [sys.executable, WRAPPER, "--config", str(config), "--data", str(data)]
     return subprocess.Popen(
@@ -55,3 +63,29 @@ def test_two_machines_learn_what_one_process_does_and_only_the_first_one_writes(
     assert (first / "models" / "model.pkl").exists() and (first / "checkpoints").is_dir()
     assert not (second / "models").exists() and list((second / "checkpoints").iterdir()) == []
     assert json.loads((second / "training.json").read_text())["status"] == "completed"
+
+
+def until(what: Callable[[], object], seconds: float = 300) -> None:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("learning", [False, True], ids=["while the workers start", "while they learn"])
+def test_torchrun_and_its_workers_end_with_a_wrapper_that_is_killed(
+    waves: Path, tmp_path: Path, *, learning: bool
+) -> None:
+    endless = {"processes": 2, "training_config": {**SMALL, "max_steps": 10**6, "save_steps": 10**6}}
+    wrapper = start(tmp_path / "0", waves, nodes=1, **endless)
+    metrics = tmp_path / "0" / "output" / "metrics.jsonl"
+    try:
+        until(lambda: len(descendants(wrapper.pid)) >= 3)  # torchrun and two workers
+        if learning:
+            until(lambda: metrics.exists() and "loss" in metrics.read_text())
+        below = descendants(wrapper.pid)
+    finally:
+        wrapper.kill()
+        wrapper.communicate()
+    until(lambda: not any(is_alive(pid) for pid in below))

@@ -200,7 +200,11 @@ def test_a_key_that_nobody_was_given_opens_nothing(owner: Any, service: str, cod
 
 def test_a_stacks_update_reaches_those_who_have_its_policy(owner: Any) -> None:
     def template(revision: int) -> str:
-        allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::rights/r{revision}/*"}
+        allow = {
+            "Effect": "Allow",
+            "Action": "s3:GetObject",
+            "Resource": f"arn:aws:s3:::rights/r{revision}/*",
+        }
         document = {"Version": "2012-10-17", "Statement": [allow]}
         policy = {"ManagedPolicyName": "stacked", "PolicyDocument": document}
         return json.dumps({"Resources": {"P": {"Type": "AWS::IAM::ManagedPolicy", "Properties": policy}}})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from chronos_ec2.errors import ChronosError, SettingsError
+from chronos_ec2.instance.process_tree import die_with_wrapper
 from chronos_ec2.instance.trainers.checkpoints import remove_checkpoints
 from chronos_ec2.instance.trainers.rehearsal import FailedOnRequest, Rehearsal
 from chronos_ec2.instance.trainers.settings import load_config
@@ -52,6 +53,8 @@ def run_trainer(
     parser = _parser(about)
     add_arguments(parser)
     arguments = parser.parse_args(argv)
+    if not die_with_wrapper(os.environ):
+        return _fail("the wrapper that started this training is gone", EXIT_FAILED)
     try:
         settings = load_config(arguments.config, config)
         if arguments.fresh:

@@ -2,9 +2,9 @@
 
 Real CloudFormation: exports follow the outputs of the updated template; a bucket without BucketName keeps the
 name it was given; a managed policy keeps its ARN and whom it is attached to, and gets its new document as a
-new version, which is the default (IAM keeps five versions; here the oldest goes when there are as many). moto
-keeps the exports of the first deployment, stumbles over such a bucket's tags, and forgets a resource whose kind
-it cannot update, managed policies among them; here another such resource stays as it was.
+new version, which is the default (IAM keeps five versions; here the oldest goes when there are as many).
+moto keeps the exports of the first deployment, stumbles over such a bucket's tags, and forgets a resource
+whose kind it cannot update, managed policies among them; here another such resource stays as it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def install() -> None:
     around(CloudFormationBackend, "update_stack", _renewing_exports)
     around(parsing, "parse_and_update_resource", _or_as_it_was)
     around(FakeBucket, "update_from_cloudformation_json", _keeping_the_name)
-    around(ManagedPolicy, "update_from_cloudformation_json", lambda _none: classmethod(_new_version))
+    around(ManagedPolicy, "update_from_cloudformation_json", _by_new_version)
 
 
 def _renewing_exports(update_stack: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,13 +64,16 @@ def _keeping_the_name(update: Callable[..., Any]) -> Any:
     return classmethod(update_by_name)
 
 
-def _new_version(
-    _owner: type[Any], /, original_resource: Any, cloudformation_json: Any, **_kwargs: Any
-) -> ManagedPolicy:
-    policy: ManagedPolicy = original_resource
-    if len(policy.versions) >= POLICY_VERSIONS:
-        oldest = next(version for version in policy.versions if not version.is_default)
-        policy.versions.remove(oldest)
-    document = json.dumps(cloudformation_json["Properties"]["PolicyDocument"])
-    policy.backend.create_policy_version(policy.arn, document, set_as_default=True)
-    return policy
+def _by_new_version(_nothing: Callable[..., Any]) -> Any:
+    def update_by_version(
+        _owner: type[Any], /, original_resource: Any, cloudformation_json: Any, **_kwargs: Any
+    ) -> ManagedPolicy:
+        policy: ManagedPolicy = original_resource
+        if len(policy.versions) >= POLICY_VERSIONS:
+            oldest = next(version for version in policy.versions if not version.is_default)
+            policy.versions.remove(oldest)
+        document = json.dumps(cloudformation_json["Properties"]["PolicyDocument"])
+        policy.backend.create_policy_version(policy.arn, document, set_as_default=True)
+        return policy
+
+    return classmethod(update_by_version)
