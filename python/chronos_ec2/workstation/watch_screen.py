@@ -214,7 +214,7 @@ class Screen:
 
     def _load(self, label: str, loads: Sequence[float | None]) -> Text:
         now = loads[-1] if loads else None
-        row = Text(f"{label:<7}", style="bold").append(f"{now:3.0f} % " if now is not None else "  ? % ")
+        row = Text(f"{label:<6} ", style="bold").append(f"{now:3.0f} % " if now is not None else "  ? % ")
         return row.append(self.spark([load or 0.0 for load in loads][-8:], 8, top=100.0), style="cyan")
 
     def spark(self, values: Sequence[float], width: int, top: float | None = None) -> str:

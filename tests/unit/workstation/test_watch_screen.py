@@ -110,6 +110,13 @@ def test_it_has_all_that_a_person_asks_for(width: int, height: int) -> None:
     assert "✔ data_sync" in text and "· cleanup" in text
 
 
+def test_a_full_load_stands_apart_from_what_it_is_of() -> None:
+    sight = training()
+    busy = replace(sight, progress=replace(sight.progress, samples=(sample(100, 100.0),)))
+    text = "\n".join(drawn(busy, 80, 24))
+    assert " GPU 0 100 % " in text and " CPU x8 100 % " in text
+
+
 def test_the_dollars_are_not_cut_and_the_launch_comes_first() -> None:
     lines = drawn(training(phases=(Phase("launch", NOW - timedelta(seconds=5)),)), 70)
     assert any(line == "$0.27 so far, $4.52 at the deadline (in 5 h 00 min)" for line in lines)
