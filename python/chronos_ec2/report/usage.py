@@ -61,8 +61,9 @@ class Usage:
 
     @property
     def account(self) -> str:
-        """The text with all of the waste behind it."""
-        waste = ", ".join(f"{name} {span_text(seconds)}" for name, seconds in self.waste_seconds.items())
+        """The text with all of the waste behind it, but for what took less than a second."""
+        parts = ((name, seconds) for name, seconds in self.waste_seconds.items() if seconds >= 1)
+        waste = ", ".join(f"{name} {span_text(seconds)}" for name, seconds in parts)
         return self.text + (f"; the rest: {waste}" if waste else "")
 
     @property

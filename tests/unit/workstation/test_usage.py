@@ -54,6 +54,14 @@ def test_a_whole_run_names_each_second_and_the_largest_waste() -> None:
     assert found.trained_seconds + sum(found.waste_seconds.values()) == found.billed_seconds
     assert found.text == "billed 2 min 50 s, trained 1 min 40 s (59 %)"
     assert found.sentence == found.text + "; largest waste: environment, 25 s"
+    assert found.account.endswith(
+        "; the rest: " + ", ".join(f"{n} {int(s)} s" for n, s in found.waste_seconds.items())
+    )
+
+
+def test_what_took_no_second_is_not_told() -> None:
+    found = usage(record({**WHOLE, "instance_running": 0.4}))
+    assert found.waste_seconds["start of the machine"] == 0.4 and "start of the machine" not in found.account
 
 
 def test_work_side_by_side_counts_once() -> None:
