@@ -34,7 +34,7 @@
     const common = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
     const x = { ...common, label: chart.x_label, labelSize: 22, size: 34, space: 80 };
     if (chart.x_kind === "time") x.values = (u, splits, axis, space, step) => splits.map((at) => moment(at, step));
-    const y = { ...common, size: (u, values) => 14 + 7 * Math.max(3, ...(values || []).map((v) => String(v).length)) };
+    const y = { ...common, size: (u, values) => 24 + 7 * Math.max(3, ...(values || []).map((v) => String(v).length)) };
     y.values = (u, splits) => splits.map((value) => (value == null ? "" : digits(value)));
     if (chart.y_label) Object.assign(y, { label: chart.y_label, labelSize: 20 });
     return [x, y];
