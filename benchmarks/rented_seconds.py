@@ -278,7 +278,7 @@ def main(argv: list[str]) -> int:
             f"{packed['squashfs'].stat().st_size / 1e6:.0f} MB as squashfs, "
             f"data {given.large} files of 64 MB and {given.small} of 64 KB"
         )
-        command, text = " ".join(["python benchmarks/rented_seconds.py", *argv]), ""
+        command, text = f"python benchmarks/rented_seconds.py --large {given.large} --small {given.small}", ""
         url = control.start(folder / "cloud").endpoint_url
         try:
             bench = Bench(url, packed, folder / "data", tools)
