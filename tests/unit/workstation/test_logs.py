@@ -299,13 +299,13 @@ def test_the_tail_is_that_of_the_newest_part(world: Any, small_parts: int) -> No
 
 MIXED = (
     "cloud-init| user data: fetched 30 scripts\n2025-01-15T14:30:40Z INFO  phase training\nwrapper: starts\n"
-    'trainer| {"event": "metric", "step": 10}\nkernel| 2025-01-15T14:31:00Z NVRM: Xid 79\ntrainer| a| b\n'
+    'trainer| {"event": "metric", "step": 10}\nkernel| 2025-01-15T14:31:00Z NVRM: Xid 79\ntrainer| a| b\na table | with bars\n'
 )
 
 
 @pytest.mark.parametrize(
     ("source", "lines"),
-    [("cloud-init", [0]), ("bootstrap", [1, 2]), ("trainer", [3, 5]), ("kernel", [4])],
+    [("cloud-init", [0]), ("bootstrap", [1, 2, 6]), ("trainer", [3, 5]), ("kernel", [4])],
 )
 def test_lines_of_one_source(world: Any, source: str, lines: list[int]) -> None:
     world.end_run("succeeded")
