@@ -299,7 +299,8 @@ def test_the_tail_is_that_of_the_newest_part(world: Any, small_parts: int) -> No
 
 MIXED = (
     "cloud-init| user data: fetched 30 scripts\n2025-01-15T14:30:40Z INFO  phase training\nwrapper: starts\n"
-    'trainer| {"event": "metric", "step": 10}\nkernel| 2025-01-15T14:31:00Z NVRM: Xid 79\ntrainer| a| b\na table | with bars\n'
+    'trainer| {"event": "metric", "step": 10}\nkernel| 2025-01-15T14:31:00Z NVRM: Xid 79\n'
+    "trainer| a| b\na table | with bars\n"
 )
 
 
