@@ -36,7 +36,13 @@ import yaml
 
 from chronos_ec2.workstation.sample_data import write_weather
 
-SETTINGS: dict[str, Any] = {"model_size": "tiny", "max_steps": 1000, "save_steps": 1000, "log_steps": 100}
+SETTINGS: dict[str, Any] = {
+    "model_size": "tiny",
+    "learning_rate": 3e-3,
+    "max_steps": 1000,
+    "save_steps": 1000,
+    "log_steps": 100,
+}
 HORIZON = 64
 MOST_CPU_SECONDS = 120.0
 NAIVE = {"seasonal_naive": "naive", "seasonal_naive_long": "naive, long"}
