@@ -59,6 +59,7 @@ phase=initialization
 phase_started=$EPOCHREALTIME
 companion_pids=()
 log_file='' stop_reason_file='' notice_file=''
+ballast='' # space that is let go at the end: a full disk must not keep the run's end from being written
 
 parse_arguments() {
   while (($# > 0)); do
@@ -121,6 +122,8 @@ start_log() {
   notice_file="$folder/machine-goes.json"
   # What cloud-init and the user data have said until here; the console has it already.
   sed 's/^/cloud-init| /' "${CHRONOS_ROOT:-}/var/log/cloud-init-output.log" 2>/dev/null >>"$log_file" || true
+  ballast="$folder/ballast"
+  head -c 4194304 /dev/zero >"$ballast" || true
   exec > >(exec tee -a "$log_file") 2>&1
   export CHRONOS_S3_REQUESTS="$folder/s3-requests"
   # User data has listed the scripts and fetched each of them.
@@ -202,6 +205,7 @@ on_exit() {
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$(minutes_within_deadline "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))")"
   stop_work
+  rm -f "$ballast"
   if ((status != 0)); then note_stop_reason; fi
   if ! leads; then
     end_node "$status"

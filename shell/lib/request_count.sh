@@ -23,7 +23,7 @@ note_requests() {
 note_call() {
   case "$*" in
     'aws '*'s3api put-object '* | 'aws '*'s3api copy-object '* | 'aws '*'s3api list-'*) note_requests P ;;
-    _put_text\ * | _put_record_if_match\ *) note_requests P ;;
+    _put_text\ *) note_requests P ;;
     'aws '*'s3api get-object '* | 'aws '*'s3api head-object '*) note_requests G ;;
   esac
 }

@@ -30,7 +30,7 @@ update_run_record() {
       log_error "s3://$bucket/$key is not a JSON object; it is left as it is"
       return "$EXIT_STATE_UNREADABLE"
     fi
-    if retry_with_backoff 6 _put_record_if_match "$bucket" "$key" "$record" "$etag"; then
+    if retry_with_backoff 6 _put_text "$bucket" "$key" "$record" --if-match "$etag"; then
       # shellcheck disable=SC2034  # read by the report
       RUN_RECORD=$record
       rm -f "$file"
@@ -40,17 +40,6 @@ update_run_record() {
   done
   rm -f "$file"
   _report_aws_error "writing s3://$bucket/$key"
-}
-
-# <bucket> <key> <text> <etag>
-_put_record_if_match() {
-  local file status
-  file=$(mktemp) || return $?
-  printf '%s\n' "$3" >"$file"
-  aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json --if-match "$4" \
-    && status=0 || status=$?
-  rm -f "$file"
-  return "$status"
 }
 
 # Writes a run's end. <bucket> <env> <run_id> <outcome> <failed step or ''> <error or ''> <exit code or ''> [more json]

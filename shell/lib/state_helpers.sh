@@ -198,12 +198,13 @@ atomic_write_state() {
   return "$status"
 }
 
-# <bucket> <key> <text>
+# Writes a text to S3. On a full disk nothing is sent: half of it would be worse than none.
+# <bucket> <key> <text> [further options of put-object…]
 _put_text() {
   local file status
   file=$(mktemp) || return $?
-  printf '%s\n' "$3" >"$file"
-  aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json && status=0 || status=$?
+  printf '%s\n' "$3" >"$file" \
+    && aws s3api put-object --bucket "$1" --key "$2" --body "$file" --content-type application/json "${@:4}" && status=0 || status=$?
   rm -f "$file"
   return "$status"
 }

@@ -203,6 +203,20 @@ PYTHON
 
 # -- atomic_write_state -----------------------------------------------------------------------------------
 
+# <text>
+put_on_a_full_disk() {
+  # shellcheck disable=SC2059,SC2329  # it stands in for the builtin
+  printf() { if [[ $2 == "$text" ]]; then builtin printf "$@" >/dev/full; else builtin printf "$@"; fi; }
+  local text=$1
+  _put_text a-bucket dev/system-state.json "$text" || return $?
+}
+
+@test "on a full disk nothing is sent: half a state would be worse than an old one" {
+  run --separate-stderr ! put_on_a_full_disk '{"half":'
+  assert_regex "$stderr" 'No space left on device'
+  assert_effects
+}
+
 @test "creates the state file by a copy that must not find one, and drops the staged body" {
   atomic_write_state a-bucket dev "$(state_body)" ''
   assert_called 1 s3api copy-object --bucket a-bucket --key dev/system-state.json \
