@@ -109,14 +109,14 @@ class Helpers:
                 return ExitCode.FAILED
             if record.outcome is not None:
                 return ExitCode.OK
-            answer = yield from self._put_record_if_match(run, record._replace(**changes), record)
+            answer = yield from self._put_text(run, record._replace(**changes), record)
             if answer is OK:
                 return ExitCode.OK
             if answer is not PRECONDITION:
                 return ExitCode.FAILED
         return ExitCode.FAILED
 
-    def _put_record_if_match(self, run: int, record: object, old: object) -> Steps:
+    def _put_text(self, run: int, record: object, old: object) -> Steps:
         return (yield from retry_with_backoff(Call("put_record", (run, record, old))))
 
     def finish_run_record(self, run: int, outcome: str) -> Steps:

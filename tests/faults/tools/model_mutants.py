@@ -144,7 +144,7 @@ class OverwritesEnds(Protocol):
         record = yield from retry_with_backoff(Call("get_record", (run,)))
         if record is None or record is FAIL:
             return ExitCode.FAILED
-        yield from self._put_record_if_match(run, record._replace(outcome=outcome), record)
+        yield from self._put_text(run, record._replace(outcome=outcome), record)
         return ExitCode.OK
 
 
