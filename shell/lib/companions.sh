@@ -41,11 +41,11 @@ _put_log_part() {
 # Uploads what S3 does not have of a log: its full parts once, then the one that grows. <file> <bucket> <key>
 upload_log() {
   local full size
-  size=$(stat -c %s "$1") || return
+  size=$(stat -c %s "$1") || return $?
   full=$(cat "$1.parts" 2>/dev/null) || full=0
   if [[ -z $full || $full == *[!0-9]* ]]; then full=0; fi # a full disk has cut it
   while ((size >= (full + 1) * LOG_PART_BYTES)); do
-    _put_log_part "$1" "$2" "$(_part_key "$3" "$((full + 1))")" "$((full * LOG_PART_BYTES))" "$LOG_PART_BYTES" || return
+    _put_log_part "$1" "$2" "$(_part_key "$3" "$((full + 1))")" "$((full * LOG_PART_BYTES))" "$LOG_PART_BYTES" || return $?
     full=$((full + 1))
     printf '%d\n' "$full" 2>/dev/null >"$1.parts" || true
   done
