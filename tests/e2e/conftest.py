@@ -218,6 +218,8 @@ def quick_aws(cloud: Cloud, prefork: Prefork) -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The long form of test_permissions.py."""
+    """The long forms of test_permissions.py and test_nodes.py."""
     words = "tests/e2e: take every permission of the instance's role away in turn"
     parser.addoption("--every-permission", action="store_true", help=words)
+    words = "tests/e2e: train on two machines, of which one dies (five minutes, alone)"
+    parser.addoption("--two-machines", action="store_true", help=words)

@@ -1,0 +1,152 @@
+"""A run on two machines of two processes each: one dies, and the run goes on to what one process learns.
+
+It takes five minutes on two cores that have nothing else to do; the suite has the same training without the
+machines (tests/unit/chronos_trainer/test_nodes.py):
+
+    python -m pytest tests/e2e/test_nodes.py --two-machines -n 0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.workstation.settings import REPOSITORY
+
+from .conftest import Cloud, processes_naming
+
+TRAINER = "chronos_ec2.instance.trainers.chronos"
+STEPS, SAVED, HANG_AT = 10, 4, 7
+TWO_NODES = """
+ls "$4"/checkpoint-* >/dev/null 2>&1 || hang="--hang-at-step $5"
+exec "$6" -m torch.distributed.run --nnodes="$7" --node-rank="$8" --master-addr="$9" --master-port="${10}" \
+  --nproc-per-node=2 --max-restarts=0 -m chronos_ec2.instance.trainers.chronos --config "$1" --data "$2" \
+  --output "$3" $hang
+"""
+"""Chronos, with this machine's torch, which the small archive lacks. It hangs unless it goes on."""
+SMALL = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+
+
+def flags() -> list[str]:
+    places = ("{config}", "{data}", "{output}", "{checkpoints}", str(HANG_AT), sys.executable)
+    node = ("{nodes}", "{node_rank}", "{master_addr}", "{master_port}")
+    settings = {
+        "nodes": 2,
+        "instance_type": "m5.large",
+        "trainer": "command",
+        "command": json.dumps(["bash", "-c", TWO_NODES, "trainer", *places, *node]),
+        "checkpoint_every_steps": SAVED,
+        "max_steps": STEPS,
+        "prediction_length": 8,
+        "context_length": 48,
+        "training.batch_size": 8,
+        "training.log_steps": 1,
+        "training.eval_series": 2,
+        "training.model_config": json.dumps(SMALL),
+    }
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def until(what: Callable[[], Any], words: str, seconds: float = 900) -> Any:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(words)
+
+
+def pull_plug(cloud: Cloud, instance_id: str) -> None:
+    """End a machine as a power failure does: none of its processes gets a last word."""
+    while left := processes_naming(cloud.home / "instances" / instance_id):
+        for line in left:
+            with suppress(ProcessLookupError):
+                os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+
+
+def losses(cloud: Cloud, run_id: str) -> dict[int, float]:
+    """The loss of each step, as the run's metrics.jsonl has it."""
+    aws = cloud.aws
+    body = aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/metrics.jsonl")["Body"].read()
+    return _losses(body.decode())
+
+
+def _losses(text: str) -> dict[int, float]:
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line and line.get("step")}
+
+
+def losses_of_one_process(cloud: Cloud, run_id: str, folder: Path) -> dict[int, float]:
+    """What the same training gives in one process, on this machine."""
+    config = folder / "config.yaml"
+    aws = cloud.aws
+    config.write_bytes(aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/config.yaml")["Body"].read())
+    argv = [sys.executable, "-m", TRAINER, "--config", str(config), "--data", str(cloud.home / "data")]
+    done = subprocess.run(
+        [*argv, "--output", str(folder / "output")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "python"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return _losses(done.stdout)
+
+
+@pytest.fixture(autouse=True)
+def asked_for(request: pytest.FixtureRequest) -> None:
+    """The long form has a flag of its own."""
+    if not request.config.getoption("--two-machines"):
+        pytest.skip("--two-machines has it")
+
+
+@pytest.mark.usefixtures("asked_for", "quick_aws")
+def test_a_machine_that_dies_fails_the_run_which_goes_on_to_the_losses_of_one_process(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    cluster = {"CHRONOS_NODES": "2", "CHRONOS_INSTANCE_TYPE": "m5.large", "CHRONOS_TRAINER": "chronos"}
+    refused = cloud.invoke("launch", "--env", "local", *flags())
+    assert refused.returncode == ExitCode.NOT_DEPLOYED and "placement group" in refused.stderr
+    deployed = cloud.invoke("deploy", "--env", "local", timeout=600, **cluster)
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+
+    first = cloud.launch(*flags())
+    run_id, ids = first["run_id"], first["instance_ids"]
+    assert ids[0] == first["instance_id"] and sorted(cloud.live_instances()) == sorted(ids)
+    assert cloud.record(run_id)["price"]["nodes"] == 2
+    manifest = f"checkpoint-{SAVED}/manifest.json"
+    until(lambda: manifest in cloud.keys(f"local/{run_id}/checkpoints/"), "no checkpoint came")
+    pull_plug(cloud, ids[1])
+    watched = cloud.follow(run_id, timeout=400)
+    assert watched.returncode == ExitCode.RUN_FAILED, watched.stdout + watched.stderr
+    record = cloud.record(run_id)
+    assert (record["outcome"], record["failed_step"]) == ("failed", "training")
+    assert f"node 1 ({ids[1]})" in record["error"] and f"--resume {run_id}" in record["error"]
+    assert record["instance"]["ids"] == ids
+    cloud.assert_nothing_left(60)
+
+    second = cloud.launch(*flags(), "--resume", run_id)
+    watched = cloud.follow(second["run_id"], timeout=400)
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    record = cloud.record(second["run_id"])
+    assert (record["outcome"], record["resume_from"]) == ("succeeded", run_id)
+    kept = cloud.keys(f"local/{second['run_id']}/")
+    assert {"logs/bootstrap.log", "logs/node-1/bootstrap.log", "models/model.pkl"} <= kept
+    cloud.assert_nothing_left(60)
+
+    found = losses(cloud, run_id) | losses(cloud, second["run_id"])
+    assert found == pytest.approx(losses_of_one_process(cloud, run_id, tmp_path), abs=1e-5)
+    assert found.keys() == set(range(1, STEPS + 1))
