@@ -9,8 +9,9 @@ import pytest
 from tools.lab import Lab
 from tools.matrix import Fault, play
 from tools.matrix_faults import FAULTS
-from tools.proof_page import PHASES
 from tools.tally import Tally
+
+from chronos_ec2.workstation.watch_screen import PHASES
 
 SHORT: Final = {("disk full", "training")}
 CELLS: Final = [

@@ -14,13 +14,14 @@ from typing import Any, Final
 
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.local_cloud.disk import mounts_below
+from chronos_ec2.state.stored_checkpoints import list_stored
 from chronos_ec2.workstation.reap_plan import STAGED_GRACE
 from chronos_ec2.workstation.watch import watch
+from chronos_ec2.workstation.watch_screen import PHASES
 from tools.doomed import later
 from tools.fault_proxy import FaultProxy, Match, Request
 from tools.guest_processes import all_processes
 from tools.lab import ENVIRONMENT, LATER, LIVE, Lab
-from tools.proof_page import PHASES
 
 _TRAINER: Final = (
     "import os, sys; from chronos_ec2.instance.trainers.linear_quantile import main\n"
@@ -218,18 +219,14 @@ def _nothing_is_left(cell: Cell, story: str) -> None:
     lab, disks = cell.lab, cell.lab.home / "instances"
     assert lab.instances() == {}, story
     assert lab.state() is None and lab.staged() == [], story
-    _wait(
-        lambda: not all_processes(cell.disk), 10, f"{story}: processes are left: {all_processes(cell.disk)}"
-    )
+    _wait(lambda: not all_processes(cell.disk), 10, f"{story}: processes are left")
     assert list(disks.iterdir()) == [], story
     assert mounts_below(disks) == [], story
 
 
 def _checkpoints(cell: Cell) -> list[int]:
-    prefix = f"{ENVIRONMENT}/{cell.run_id}/checkpoints/"
-    answer = cell.lab.aws.s3.list_objects_v2(Bucket=cell.lab.bucket, Prefix=prefix)
-    names = [item["Key"][len(prefix) :] for item in answer.get("Contents", [])]
-    return [int(name.split("/")[0].rpartition("-")[2]) for name in names if name.endswith("/manifest.json")]
+    stored = list_stored(cell.lab.aws.s3, cell.lab.bucket, f"{ENVIRONMENT}/{cell.run_id}/")
+    return [one.step for one in stored]
 
 
 def _log(cell: Cell) -> str:

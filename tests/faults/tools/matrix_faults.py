@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from chronos_ec2.local_cloud.interruptions import PATH as INTERRUPT
+from chronos_ec2.workstation.watch_screen import PHASES
 from tools.doomed import s3_is_gone
 from tools.fault_proxy import Match, Request
 from tools.guest_processes import Find, boot_scripts, bootstrap, companions, processes, wrapper
 from tools.matrix import Cell, Fault, always, only
-from tools.proof_page import PHASES
 
 LATE_SECONDS: Final = 5.0
 THROTTLED_SHARE: Final = 0.3
@@ -197,16 +197,6 @@ def running(name: str) -> Find:
     return lambda disk: processes(disk, name)
 
 
-def trainer(disk: Path) -> list[int]:
-    """The trainer, a child of the wrapper."""
-    return [pid for pid in processes(disk, "-c") if pid]
-
-
-def no_power(cell: Cell) -> None:
-    """The bootstrap and user data are killed, so that nothing in the guest will power it off."""
-    killed(boot_scripts)(cell)
-
-
 def uploading_results(_phase: str) -> Match:
     """The results' first file is on its way."""
     return lambda request: request.method == "PUT" and "/models/" in request.target
@@ -234,7 +224,7 @@ FAULTS: Final = (
     Fault("disk full", disk_full, always("failed", "lost"), prepare=on_a_small_disk),
     Fault("metadata service gone", metadata_gone, _UNHEARD),
     Fault("GPU gone", gpu_gone, only(gpu_preflight="failed", training="succeeded")),
-    Fault("killed: trainer", killed(trainer), only(training="failed")),
+    Fault("killed: trainer", killed(running("-c")), only(training="failed")),
     Fault("killed: wrapper", killed(wrapper), only(training="failed")),
     Fault(
         "killed: upload of checkpoints",
@@ -250,7 +240,7 @@ FAULTS: Final = (
     Fault("killed: sampler", killed(running("chronos_ec2.instance.sampler")), only(training="succeeded")),
     Fault("killed: companions", killed(companions), always("succeeded")),
     Fault("killed: bootstrap", killed(bootstrap), _UNHEARD),
-    Fault("killed: bootstrap and user data", no_power, _UNHEARD, by_itself=False),
+    Fault("killed: bootstrap and user data", killed(boot_scripts), _UNHEARD, by_itself=False),
     Fault("rebooted", rebooted, _UNHEARD, by_itself=False),
     Fault("spot interruption", taken_back, always("interrupted", cleanup="succeeded"), flags=("--spot",)),
     Fault(

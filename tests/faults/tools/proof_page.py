@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-PHASES: Final = (
-    *("initialization", "system_setup", "venv_download", "gpu_preflight"),
-    *("data_sync", "training", "results_sync", "cleanup"),
-)
-"""Of a run, in their order."""
+from chronos_ec2.workstation.watch_screen import PHASES
+
 _HEAD: Final = """# Fault proofs
 
 What `invoke faults` has shown, the full form. Each row says when it was made, by which file and with which
