@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # node_folder is nodes.sh's
 # The work of the phases on the instance, one function each, and the timing of them.
 # Reads the CHRONOS_* variables of the user data; a function that fails has set `problem`.
 [[ -n ${_CHRONOS_PHASES:-} ]] && return 0

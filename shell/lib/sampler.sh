@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # venv_python and data are phases.sh's
 # What measures the machine beside the training (instance/sampler), and what becomes of GPUs that do nothing.
 # Reads the CHRONOS_* variables of the user data, and bootstrap.sh's log_file.
 [[ -n ${_CHRONOS_SAMPLER:-} ]] && return 0

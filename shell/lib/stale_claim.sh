@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034  # the results are the launch script's
+# shellcheck shell=bash disable=SC2034,SC2153  # the results are the launch script's; STATE_ETAG is state_helpers.sh's
 # Who holds an environment, and whether EC2 proves that claim stale: a new launch then takes it over.
 [[ -n ${_CHRONOS_STALE_CLAIM:-} ]] && return 0
 readonly _CHRONOS_STALE_CLAIM=1

@@ -122,11 +122,11 @@ def pytest_command(only: str, *, spread: str) -> list[str]:
     """Some tests, on all cores.
 
     Args:
-        spread: how pytest-xdist deals them out: `loadgroup` keeps together what shares slow fixtures (see
+        spread: how pytest-xdist deals them out: `loadscope` keeps together what shares slow fixtures (see
             tests/conftest.py), `worksteal` does not.
     """
     workers = ["--numprocesses", "auto"]
-    if spread == "loadgroup":  # one of them waits for whole runs most of its time
+    if spread == "loadscope":  # one of them waits for whole runs most of its time
         workers = ["--numprocesses", str(cpu_count() + 1), "--no-loadscope-reorder"]
     return [sys.executable, "-m", "pytest", only, *workers, "--dist", spread]
 

@@ -23,12 +23,19 @@ from tools.fault_proxy import FaultProxy, Match, Request
 from tools.guest_processes import all_processes
 from tools.lab import ENVIRONMENT, LATER, LIVE, Lab
 
-_TRAINER: Final = (
-    "import os, sys; from chronos_ec2.instance.trainers.linear_quantile import main\n"
-    "if os.path.exists(os.environ['CHRONOS_ROOT'] + '/run/gpu-gone'):\n"
-    "    sys.exit('CUDA error: GPU has fallen off the bus')\n"
-    "sys.exit(main(sys.argv[1:]))"
-)
+_TRAINER: Final = """\
+import os, sys, threading, time
+from chronos_ec2.instance.trainers.linear_quantile import main
+
+def look():
+    while not os.path.exists(os.environ["CHRONOS_ROOT"] + "/run/gpu-gone"):
+        time.sleep(0.1)
+    print("CUDA error: GPU has fallen off the bus", file=sys.stderr, flush=True)
+    os._exit(1)
+
+threading.Thread(target=look, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
 STEPS: Final = 150
 SAVED_EVERY: Final = 20
 STRUCK_AT_STEP: Final = 45
@@ -58,6 +65,7 @@ class Cell:
     """A run at the moment of the strike, and what a fault may do to it.
 
     Attributes:
+        laptop: the laptop's way to AWS.
         proxy: the guest's way to AWS; its `fault` may be set.
         undone: what is put right again after the cell.
     """
@@ -65,6 +73,7 @@ class Cell:
     lab: Lab
     phase: str
     chance: random.Random
+    laptop: FaultProxy
     proxy: FaultProxy
     undone: ExitStack
     run_id: str = ""
@@ -149,7 +158,7 @@ def play(lab: Lab, fault: Fault, phase: str, chance: random.Random) -> str:
         AssertionError: the run ended otherwise than it should, or something is left.
     """
     with ExitStack() as undone, lab.proxy() as laptop, lab.proxy() as proxy:
-        cell = Cell(lab, phase, chance, proxy, undone)
+        cell = Cell(lab, phase, chance, laptop, proxy, undone)
         undone.callback(lab.put_guests_to_sleep, True)
         fault.prepare(cell)
         lab.put_guests_to_sleep(False, proxy.url)
@@ -186,9 +195,9 @@ def _see_end(cell: Cell, fault: Fault) -> str:
                 _wait(gone, 60, "the schedule did not end it")
     unfinished = (lab.record(cell.run_id) or {}).get("outcome") is None
     if lab.state() is not None or lab.staged() or not gone() or unfinished:
-        code, words = lab.reap(later=LATER)
+        code, words = lab.reap(later=LATER, url=cell.laptop.url)
         if lab.staged():  # a writer may be about to publish it, for an hour
-            code, words = lab.reap(later=STAGED_GRACE + LATER)
+            code, words = lab.reap(later=STAGED_GRACE + LATER, url=cell.laptop.url)
         assert code == ExitCode.OK, words
         _wait(gone, 30, "reap did not end it")
     return ended

@@ -134,7 +134,7 @@ def metadata_gone(cell: Cell) -> None:
 
 
 def gpu_gone(cell: Cell) -> None:
-    """Preflight sees it; a trainer has its own words."""
+    """Preflight sees it; the next call of CUDA ends a trainer."""
     (cell.disk / "run" / "gpu-gone").touch()
 
 
@@ -223,7 +223,7 @@ FAULTS: Final = (
     Fault("clock -1 h", clock_jumps(-HOUR), _UNHEARD, prepare=with_skew_refused),
     Fault("disk full", disk_full, always("failed", "lost"), prepare=on_a_small_disk),
     Fault("metadata service gone", metadata_gone, _UNHEARD),
-    Fault("GPU gone", gpu_gone, only(gpu_preflight="failed", training="succeeded")),
+    Fault("GPU gone", gpu_gone, only(gpu_preflight="failed", training="failed")),
     Fault("killed: trainer", killed(running("-c")), only(training="failed")),
     Fault("killed: wrapper", killed(wrapper), only(training="failed")),
     Fault(

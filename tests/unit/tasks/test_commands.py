@@ -112,8 +112,8 @@ def test_a_module_command() -> None:
 
 def test_tests_run_on_all_cores() -> None:
     words = [sys.executable, "-m", "pytest", "tests", "--numprocesses", str(cpu_count() + 1)]
-    words += ["--no-loadscope-reorder", "--dist", "loadgroup"]
-    assert commands.pytest_command("tests", spread="loadgroup") == words
+    words += ["--no-loadscope-reorder", "--dist", "loadscope"]
+    assert commands.pytest_command("tests", spread="loadscope") == words
 
 
 def test_the_fault_proofs_in_full() -> None:
