@@ -125,6 +125,7 @@ def cost(c: Context, env: str | None = None, since: str | None = None, json: boo
     help={
         **ENV,
         **RUN,
+        "node": "which machine's, of a run of several; 0 is the one that leads",
         "follow": "go on until the run has ended",
         "grep": "only lines that match this pattern",
         "source": "only lines of bootstrap, cloud-init, kernel (what it says of GPUs) or trainer",
@@ -134,6 +135,7 @@ def logs(
     c: Context,
     env: str | None = None,
     run: str | None = None,
+    node: int = 0,
     follow: bool = False,
     grep: str | None = None,
     source: str | None = None,
@@ -152,6 +154,7 @@ def logs(
             out=sys.stdout,
             err=sys.stderr,
             run_id=run,
+            node=node,
             follow=follow,
             grep=grep,
             source=source,

@@ -16,7 +16,7 @@ from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation.log_parts import LogReader
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
 from chronos_ec2.workstation.run_ids import latest_run_id, run_prefix
-from chronos_ec2.workstation.s3 import translate
+from chronos_ec2.workstation.s3 import get_json, translate
 from chronos_ec2.workstation.sight import Sight
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def show_logs(
     out: TextIO,
     err: TextIO,
     run_id: str | None = None,
+    node: int = 0,
     follow: bool = False,
     grep: str | None = None,
     source: str | None = None,
@@ -93,6 +94,7 @@ def show_logs(
     Args:
         out: where the log goes; err: where everything else is said.
         run_id: which run; None means the active one, else the newest.
+        node: which machine's, of a run of several: 0 is the one that leads.
         follow: go on with what is added until the run has ended and the log is complete.
         grep: a regular expression; only lines that match it are printed.
         source: only lines of this one of SOURCES.
@@ -102,14 +104,17 @@ def show_logs(
 
     Raises:
         NoSuchRun: there is no such run.
-        UsageProblem: `grep` is not a regular expression, or `source` is no source.
+        UsageProblem: `grep` is not a regular expression, `source` is no source, or `node` no node's number.
         ChronosError: AWS refused.
     """
     if source is not None and source not in SOURCES:
         raise UsageProblem(f"--source {source!r}: expected one of {', '.join(SOURCES)}")
+    if node < 0:
+        raise UsageProblem(f"--node {node}: the machines of a run count from 0")
     lines = LineFilter(out, _compiled(grep), source)
     run_id = run_id or latest_run_id(s3, bucket, environment)
-    reader = LogReader(s3, bucket, f"{run_prefix(environment, run_id)}logs/bootstrap.log")
+    folder = f"{run_prefix(environment, run_id)}logs/{f'node-{node}/' if node else ''}"
+    reader = LogReader(s3, bucket, f"{folder}bootstrap.log")
     observer = Observer(
         s3, ec2, bucket, environment, run_id, heartbeat_seconds=heartbeat_seconds, now=now, sleep=sleep
     )
@@ -124,7 +129,8 @@ def show_logs(
     if reader.found:
         lines.close()
         return ExitCode.OK
-    return _console(ec2, observer.look(), lines, err)
+    sight = observer.look()
+    return _console(ec2, sight, _machine(s3, bucket, sight, node) if node else sight.instance_id, lines, err)
 
 
 def _compiled(grep: str | None) -> re.Pattern[str] | None:
@@ -178,20 +184,36 @@ def _follow(
         sleep(poll_seconds)
 
 
-def _console(ec2: EC2Client, sight: Sight, lines: LineFilter, err: TextIO) -> ExitCode:
+def _machine(s3: S3Client, bucket: str, sight: Sight, node: int) -> str | None:
+    """The instance of a run's other node.
+
+    Raises:
+        UsageProblem: the run has no such node.
+    """
+    record = get_json(s3, bucket, f"{run_prefix(sight.environment, str(sight.run_id))}run.json") or {}
+    ids = (record.get("instance") or {}).get("ids") or []
+    nodes = max(len(ids), sight.record.nodes if sight.record else 1)
+    if node >= nodes:
+        raise UsageProblem(f"--node {node}: the last machine of run {sight.run_id} is {nodes - 1}")
+    return str(ids[node]) if node < len(ids) else None
+
+
+def _console(
+    ec2: EC2Client, sight: Sight, instance_id: str | None, lines: LineFilter, err: TextIO
+) -> ExitCode:
     """EC2's record of the machine's console, for a run that never uploaded a log."""
-    if sight.instance_id is None:
+    if instance_id is None:
         err.write(f"run {sight.run_id} has no log in S3, and no instance is known ({sight.word})\n")
         return ExitCode.FAILED
     try:
-        text = ec2.get_console_output(InstanceId=sight.instance_id).get("Output", "")
+        text = ec2.get_console_output(InstanceId=instance_id).get("Output", "")
     except (ClientError, BotoCoreError) as error:
-        err.write(f"run {sight.run_id} has no log in S3; {translate(error, sight.instance_id)}\n")
+        err.write(f"run {sight.run_id} has no log in S3; {translate(error, instance_id)}\n")
         return ExitCode.FAILED
     if not text:
-        err.write(f"run {sight.run_id} has no log in S3, and {sight.instance_id} no console output yet\n")
+        err.write(f"run {sight.run_id} has no log in S3, and {instance_id} no console output yet\n")
         return ExitCode.FAILED
-    err.write(f"-- no log in S3; this is what EC2 kept of the console of {sight.instance_id}\n")
+    err.write(f"-- no log in S3; this is what EC2 kept of the console of {instance_id}\n")
     lines.write(text)
     lines.close()
     return ExitCode.OK

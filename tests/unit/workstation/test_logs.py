@@ -229,6 +229,34 @@ def test_a_run_that_never_had_an_instance_is_said(world: Any) -> None:
     assert "no instance is known (launch_failed)" in shown.err
 
 
+# -- the machines of a run of several ---------------------------------------------------------------------
+
+
+def test_each_machine_has_a_log_of_its_own(world: Any) -> None:
+    world.end_run("failed")
+    world.put(KEY, "the one that leads\n")
+    world.put(f"dev/{RUN}/logs/node-1/bootstrap.log", "the other\n")
+    assert Shown(world).out == "the one that leads\n"
+    assert Shown(world, node=1).out == "the other\n"
+
+
+def test_the_console_is_that_of_the_machine_that_was_asked_for(world: Any) -> None:
+    first, second = world.start_instance(), world.start_instance()
+    world.end_run("failed", instance={"id": first, "ids": [first, second], "type": "t3.medium"})
+    world.put(KEY, "the one that leads\n")
+    shown = Shown(world, node=1)
+    assert shown.code == ExitCode.OK
+    assert f"console of {second}" in shown.err
+
+
+@pytest.mark.parametrize("node", [-1, 1, 2])
+def test_a_machine_that_the_run_does_not_have_is_refused(world: Any, node: int) -> None:
+    world.end_run("failed", instance={"id": "i-0123456789abcdef0", "type": "t3.medium"})
+    world.put(KEY, "the one that leads\n")
+    with pytest.raises(UsageProblem, match=f"--node {node}"):
+        Shown(world, node=node)
+
+
 # -- parts and sources ----------------------------------------------------------------------------------
 
 
