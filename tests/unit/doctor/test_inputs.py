@@ -330,7 +330,7 @@ CASES = [
     Case("leftovers", "a run that is well", held(), OK, "nothing that nobody owns"),
     Case("leftovers", "an orphan", orphan, ERROR, f"{INSTANCE}: belongs to no live run; it bills", REAP),
     Case("leftovers", "a disk", forgotten_disk, ERROR, "vol-1: 100 GB that no instance uses; it bills", REAP),
-    Case("leftovers", "a switch", forgotten_switch, WARNING, "an outside switch of no live run", REAP),
+    Case("leftovers", "the switch of an ended run", forgotten_switch, OK, "nothing that nobody owns"),
     Case(
         "leftovers",
         "nobody can see",

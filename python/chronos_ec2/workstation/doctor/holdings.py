@@ -59,10 +59,13 @@ def _moment(text: str) -> datetime | None:
 
 
 def leftovers(facts: Facts) -> list[Finding]:
-    """What runs or lies about and belongs to nobody, as `invoke reap` sees it."""
+    """What runs or lies about and belongs to nobody, as `invoke reap` sees it.
+
+    Every run leaves its outside switch, which costs nothing and deletes itself after the deadline.
+    """
     environment = facts.settings.environment
     survey, actions = _reaper(facts).plan()
-    todo = [action for action in actions if action.kind != "leave"]
+    todo = [action for action in actions if action.kind not in ("leave", "disarm")]
     if not todo and survey.unseen:
         what, why = survey.unseen[0]
         return [warning(f"{what}: {why}", f"invoke reap --env {environment} --dry-run (to see the rest)")]
