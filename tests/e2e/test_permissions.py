@@ -51,7 +51,7 @@ CASES = [
     # Its log is a result as well, and carries a tag that lets it expire.
     Case("S3WriteAccess", "s3:PutObjectTagging", ExitCode.RUN_FAILED, "s3:PutObjectTagging"),
     Case("S3WriteAccess", "s3:AbortMultipartUpload", ExitCode.OK, ""),
-    Case("EC2SelfManagement", "ec2:TerminateInstances", ExitCode.OK, "ec2:TerminateInstances", always=True),
+    Case("EC2SelfManagement", "ec2:TerminateInstances", ExitCode.OK, "ec2:TerminateInstances"),
     Case("EC2Describe", "ec2:DescribeInstances", ExitCode.OK, ""),
     Case("SNSNotices", "sns:Publish", ExitCode.OK, "sns:Publish"),
 ]

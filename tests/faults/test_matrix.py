@@ -13,7 +13,7 @@ from tools.tally import Tally
 
 from chronos_ec2.workstation.watch_screen import PHASES
 
-SHORT: Final = {("disk full", "training")}
+SHORT: Final = {("GPU gone", "gpu_preflight")}
 CELLS: Final = [
     pytest.param(fault, phase, id=f"{fault.name}-{phase}")
     for fault in FAULTS
