@@ -143,6 +143,15 @@ def test_an_interrupted_spot_run_goes_on_and_ends_with_the_model_of_a_run_in_one
     record = cloud.record(second["run_id"])
     assert (record["resume_from"], record["resumed_from_step"]) == (first["run_id"], step - 1)
     assert model_of(cloud, second) == model_of(cloud, whole_run)
+    ids = [launched["run_id"] for launched in (whole_run, first, second)]
+    compared = cloud.invoke("compare", *ids[:2], "--also", ids[2], "--env", "local", "--json")
+    facts = {row["name"]: row["values"] for row in json.loads(compared.stdout)["facts"]}
+    assert facts["outcome"] == ["succeeded", "interrupted", "succeeded"]
+    assert facts["instance.market"] == ["on-demand", "spot", "on-demand"]
+    assert facts["metrics.WQL"][0] == facts["metrics.WQL"][2] and facts["metrics.WQL"][1] is None
+    page = cloud.home / "interrupted.html"
+    reported = cloud.invoke("report", "--env", "local", "--run", first["run_id"], "--into", str(page))
+    assert reported.returncode == 0 and way_on in page.read_text(), reported.stderr
 
 
 def model_of(cloud: Cloud, launched: dict[str, Any]) -> bytes:
