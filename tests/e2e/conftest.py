@@ -38,7 +38,7 @@ class Cloud:
     launcher: dict[str, str] = field(default_factory=dict)
     quick: Path | None = None
 
-    def invoke(self, *words: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
+    def invoke(self, *words: str, timeout: float = 600, **more: str) -> subprocess.CompletedProcess[str]:
         """Run an Invoke task as a user would, from another folder."""
         argv = [INVOKE, "--search-root", str(REPOSITORY), *words]
         return self._run(argv, timeout, {**self._caller(words[0]), **more})
@@ -60,7 +60,7 @@ class Cloud:
         return {} if task.startswith(NOT_FOR_LAUNCHERS) else self.launcher
 
     def script(
-        self, name: str, *words: str, timeout: float = 120, **more: str
+        self, name: str, *words: str, timeout: float = 600, **more: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a Bash script without Invoke, on the variables that `local.env` prints."""
         exports = self.invoke("local.env").stdout
@@ -107,9 +107,9 @@ class Cloud:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         argv = [str(REPOSITORY / "shell" / "launch_training.sh"), *flags]
-        return self._run(argv, 120, {**self.launcher, **variables})
+        return self._run(argv, 600, {**self.launcher, **variables})
 
-    def follow(self, run_id: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def follow(self, run_id: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Watch a run to its end."""
         words = ("watch", "--env", "local", "--run", run_id, "--poll-seconds", "1")
         return self.invoke(*words, timeout=timeout)
@@ -133,7 +133,7 @@ class Cloud:
         answer = self.aws.ec2.describe_instances(Filters=states)
         return [item["InstanceId"] for group in answer["Reservations"] for item in group["Instances"]]
 
-    def assert_nothing_left(self, patience_seconds: float = 20) -> None:
+    def assert_nothing_left(self, patience_seconds: float = 60) -> None:
         """No instance, no state, no staged state, no process, no disk, once the machine had time to go."""
         deadline = time.monotonic() + patience_seconds
         while (left := self._left()) and time.monotonic() < deadline:

@@ -35,7 +35,7 @@ def nothing_is_left(cloud: Cloud) -> Iterator[None]:
     cloud.assert_nothing_left()
 
 
-def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 90) -> None:
+def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 300) -> None:
     """Wait until the run's `current_step` begins with something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -71,7 +71,9 @@ def test_of_a_run_that_goes_on_it_tells_the_cost_so_far(s3: Any, plain_run: Path
 
 
 def test_a_run_with_a_record_alone_has_a_page(s3: Any, tmp_path: Path) -> None:
-    body = json.dumps({"run_id": RUN, "environment": "dev", "outcome": "lost", "error": "the machine is gone"})
+    body = json.dumps(
+        {"run_id": RUN, "environment": "dev", "outcome": "lost", "error": "the machine is gone"}
+    )
     s3.put_object(Bucket=BUCKET, Key=f"dev/{RUN}/run.json", Body=body.encode())
     assert "the machine is gone" in made(s3, tmp_path / "page.html")
 
