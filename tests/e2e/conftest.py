@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from prefork import Prefork
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 # What takes an administrator, or no AWS at all; everything else is done by who holds the launcher's policy.
 NOT_FOR_LAUNCHERS = ("deploy", "destroy", "build-env", "sample-data", "render", "local.")
+
+LIGHT = {"CHRONOS_TRAINER": "test", "CHRONOS_ENVIRONMENT_REQUIREMENTS": "requirements/instance-test.lock"}
+"""A trainer that needs a second, and an environment without torch; test_chronos.py has the real ones."""
 
 
 @dataclass
@@ -150,6 +153,16 @@ class Cloud:
         ]
 
 
+def until(what: Callable[[], Any], words: str, seconds: float = 900) -> Any:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(words)
+
+
 def processes_naming(folder: Path) -> list[str]:
     """Command lines of the processes that have a folder in their environment or command line."""
     needle, found = str(folder).encode(), []
@@ -170,7 +183,7 @@ def started_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """An embedded AWS with nothing in it, stopped at the end."""
     home = tmp_path_factory.mktemp("embedded aws")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CHRONOS_"))}
-    cloud = Cloud(home, {**kept, "CHRONOS_LOCAL_HOME": str(home), "HOME": str(home)})
+    cloud = Cloud(home, {**kept, **LIGHT, "CHRONOS_LOCAL_HOME": str(home), "HOME": str(home)})
     started = cloud.invoke("local.start")
     assert started.returncode == 0, started.stderr
     yield cloud
@@ -218,7 +231,9 @@ def quick_aws(cloud: Cloud, prefork: Prefork) -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The long forms of test_permissions.py and test_nodes.py."""
+    """The long forms of test_chronos.py, test_permissions.py and test_nodes.py."""
+    words = "tests/e2e: train Chronos in its own environment, on a spot machine (ten minutes)"
+    parser.addoption("--chronos", action="store_true", help=words)
     words = "tests/e2e: take every permission of the instance's role away in turn"
     parser.addoption("--every-permission", action="store_true", help=words)
     words = "tests/e2e: train on two machines, of which one dies (five minutes, alone)"

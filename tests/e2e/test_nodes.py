@@ -13,18 +13,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation.settings import REPOSITORY
 
-from .conftest import Cloud, processes_naming
+from .conftest import Cloud, processes_naming, until
 
 TRAINER = "chronos_ec2.instance.trainers.chronos"
 STEPS, SAVED, HANG_AT = 10, 4, 7
@@ -56,16 +53,6 @@ def flags() -> list[str]:
         "training.model_config": json.dumps(SMALL),
     }
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-
-
-def until(what: Callable[[], Any], words: str, seconds: float = 900) -> Any:
-    """Wait for something to be so."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.5)
-    raise AssertionError(words)
 
 
 def pull_plug(cloud: Cloud, instance_id: str) -> None:

@@ -147,7 +147,7 @@ class Stage:
 
     def built_environment(self) -> None:
         """What `build-env` leaves: the archive that the lab has uploaded."""
-        folder = self.folder / "built" / "env" / "instance-test"
+        folder = self.folder / "built" / "env" / "instance"
         folder.mkdir(parents=True)
         s3, prefix = self.lab.aws.s3, "cached-datasets/python-env/"
         for item in s3.list_objects_v2(Bucket=self.lab.bucket, Prefix=prefix)["Contents"]:

@@ -1,0 +1,89 @@
+"""Chronos on a spot machine that is taken back at any step: the run that goes on loses none of them.
+
+It builds the environment with torch once, which takes minutes, so a flag of its own asks for it; the suite has
+the same with the test trainer (test_whole_runs.py):
+
+    python -m pytest tests/e2e/test_chronos.py --chronos -n 0
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import pytest
+
+from chronos_ec2.exit_codes import ExitCode
+
+from .conftest import Cloud, until
+
+STEPS = 200
+FLAGS = ("--set", "trainer=chronos", "--set", f"max_steps={STEPS}", "--set", "training.log_steps=1")
+
+
+@pytest.fixture(autouse=True)
+def asked_for(request: pytest.FixtureRequest) -> None:
+    """The long form has a flag of its own."""
+    if not request.config.getoption("--chronos"):
+        pytest.skip("--chronos has it")
+
+
+@pytest.fixture
+def with_torch(cloud: Cloud) -> None:
+    """The environment that instances get by default."""
+    requirements = {"CHRONOS_ENVIRONMENT_REQUIREMENTS": "requirements/instance.lock"}
+    for words in (("build-env",), ("upload", "--data", str(cloud.home / "data"))):
+        done = cloud.invoke(*words, "--env", "local", timeout=1800, **requirements)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def body_of(cloud: Cloud, run_id: str, name: str) -> bytes:
+    """An object that a run has left."""
+    aws = cloud.aws
+    return bytes(aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/{name}")["Body"].read())
+
+
+def losses(cloud: Cloud, run_id: str) -> dict[int, float]:
+    """The loss of each step."""
+    lines = map(json.loads, body_of(cloud, run_id, "metrics.jsonl").splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line and line.get("step")}
+
+
+def step_of(cloud: Cloud) -> int:
+    """The step that the state file names; 0 before there is one."""
+    aws = cloud.aws
+    state = json.loads(aws.s3.get_object(Bucket=aws.bucket, Key="local/system-state.json")["Body"].read())
+    name, _, number = str(state["current_step"]).partition("_")
+    return int(number) if name == "step" and number.isdigit() else 0
+
+
+@pytest.mark.usefixtures("asked_for", "with_torch", "quick_aws")
+def test_a_notice_at_any_step_loses_none(cloud: Cloud) -> None:
+    whole = cloud.launch(*FLAGS)["run_id"]
+    assert cloud.follow(whole).returncode == 0
+    seed = time.time_ns()
+    step = random.Random(seed).randrange(10, STEPS - 60)
+    first = cloud.launch("--spot", *FLAGS)["run_id"]
+    until(lambda: step_of(cloud) >= step, f"step {step} never came (seed {seed})")
+    assert cloud.invoke("local.interrupt").returncode == 0
+    watched = cloud.follow(first)
+    assert watched.returncode == ExitCode.RUN_INTERRUPTED, watched.stdout + watched.stderr
+    record = cloud.record(first)
+    last = record["interrupted_at_step"]
+    assert record["checkpoint_step"] == last >= step
+    assert max(losses(cloud, first)) == last
+    second = cloud.launch("--resume", first, *FLAGS)["run_id"]
+    watched = cloud.follow(second)
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    record = cloud.record(second)
+    assert (record["resume_from"], record["resumed_from_step"]) == (first, last)
+    assert min(losses(cloud, second)) == last + 1
+    assert losses(cloud, first) | losses(cloud, second) == losses(cloud, whole)
+    weights = "models/chronos2/model.safetensors"
+    assert body_of(cloud, second, weights) == body_of(cloud, whole, weights)
+    metrics = [cloud.record(run_id)["metrics"] for run_id in (whole, second)]
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["WQL"] < metrics[0]["baselines"]["seasonal_naive"]["WQL"]
+    print(f"interrupted at step {last} of {STEPS} (seed {seed})")
+    cloud.assert_nothing_left()
