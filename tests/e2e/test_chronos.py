@@ -1,6 +1,6 @@
 """Chronos on a spot machine that is taken back at any step: the run that goes on loses none of them.
 
-It builds the environment with torch once, which takes minutes, so a flag of its own asks for it; the suite has
+It builds the environment with torch once, which takes minutes, so a flag asks for it; the suite has
 the same with the test trainer (test_whole_runs.py):
 
     python -m pytest tests/e2e/test_chronos.py --chronos -n 0

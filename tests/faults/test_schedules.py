@@ -59,7 +59,7 @@ class Thread:
     def kill(self) -> None:
         """Nothing: the answer that it waits for is cut off."""
 
-    def wait(self, seconds: float = 120.0) -> Ended:
+    def wait(self, seconds: float = 300.0) -> Ended:
         """Its end."""
         self._thread.join(seconds)
         return Ended(self._code if self.over() else -1, self._said, "")

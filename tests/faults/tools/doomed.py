@@ -108,16 +108,16 @@ class Doomed:
         self.disk = lab.home / "instances" / self.id
         lab.claim(RUN, status="initialization", instance_id=self.id)
 
-    def wait_for(self, file: str, seconds: float = 60) -> None:
+    def wait_for(self, file: str, seconds: float = 180) -> None:
         """Wait until the machine has written a file of its disk."""
         self._wait(lambda: (self.disk / file).exists(), seconds, f"{file} is missing")
 
-    def wait_for_refusals(self, times: int, seconds: float = 60) -> None:
+    def wait_for_refusals(self, times: int, seconds: float = 180) -> None:
         """Wait until the machine's broken `shutdown` was called so often."""
         calls = self.disk / "run" / "refused"
         self._wait(lambda: len(calls.read_text().splitlines()) >= times, seconds, "shutdown was not called")
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
         """Wait until something outside the machine is so."""
         self._wait(condition, seconds, "it never came")
 
@@ -135,7 +135,7 @@ class Doomed:
         switches = OutsideSwitches(aws.client("scheduler"), SCHEDULE_GROUP, aws.exports["SchedulerRoleArn"])
         switches.arm(ENVIRONMENT, RUN, self.id, self.deadline)
 
-    def reason(self, seconds: float = 60) -> str:
+    def reason(self, seconds: float = 180) -> str:
         """Who ended it: EC2's code, once it is terminated."""
         self._wait(lambda: self.state == "terminated", seconds, "it lives")
         return str(self._described()["StateReason"]["Code"])

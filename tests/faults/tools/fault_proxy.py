@@ -116,7 +116,7 @@ class FaultProxy:
         with self._changed:
             self._holds.append((_once(match) if once else match, after_effect))
 
-    def wait_held(self, seconds: float = 30.0, unless: Callable[[], bool] = lambda: False) -> Held | None:
+    def wait_held(self, seconds: float = 120.0, unless: Callable[[], bool] = lambda: False) -> Held | None:
         """The next held request; None when `unless` becomes true or the time is over before there is one."""
         end = time.monotonic() + seconds
         with self._changed:

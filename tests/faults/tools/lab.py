@@ -305,7 +305,7 @@ class Lab:
         for name in self.schedules():
             client.delete_schedule(Name=name, GroupName=SCHEDULE_GROUP)
 
-    def wait_for_no_instance(self, seconds: float = 20) -> None:
+    def wait_for_no_instance(self, seconds: float = 60) -> None:
         """Wait until EC2 calls every instance terminated."""
         end = time.monotonic() + seconds
         while left := self.instances([*LIVE, "shutting-down"]):

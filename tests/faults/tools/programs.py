@@ -48,7 +48,7 @@ class Running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def wait(self, seconds: float = 120.0) -> Ended:
+    def wait(self, seconds: float = 300.0) -> Ended:
         """Wait for its end; past the time it is killed, and the status is that of the kill."""
         if self._ended is not None:
             return self._ended

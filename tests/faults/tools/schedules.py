@@ -36,7 +36,7 @@ class Program(Protocol):
     def kill(self) -> None:
         """Stop it at once."""
 
-    def wait(self, seconds: float = 120.0) -> Ended:
+    def wait(self, seconds: float = 300.0) -> Ended:
         """Its end."""
 
 

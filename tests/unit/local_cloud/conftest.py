@@ -19,7 +19,7 @@ AMI = "ami-0c4e02d5d1f0a2601"
 GRACE_SECONDS = "1.0"
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Look again and again until the condition holds; False when it never did."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -71,7 +71,7 @@ class Cloud:
     def state(self, instance_id: str) -> str:
         return str(self.instance(instance_id)["State"]["Name"])
 
-    def ends_as(self, instance_id: str, state: str, seconds: float = 10.0) -> bool:
+    def ends_as(self, instance_id: str, state: str, seconds: float = 30.0) -> bool:
         return wait_for(lambda: self.state(instance_id) == state, seconds)
 
     def console(self, instance_id: str) -> str:
