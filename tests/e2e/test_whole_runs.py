@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
@@ -14,6 +15,7 @@ import pytest
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.report.run_files import read_run
 
+from .canaries import Canaries, role_key_in
 from .conftest import Cloud
 
 
@@ -47,11 +49,19 @@ def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 300) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole_run(cloud: Cloud) -> dict[str, Any]:
+def canaries(cloud: Cloud) -> Canaries:
+    """The secrets that lie on the laptop while `whole_run` is launched and followed."""
+    return Canaries(cloud)
+
+
+@pytest.fixture(scope="module")
+def whole_run(cloud: Cloud, canaries: Canaries) -> dict[str, Any]:
     """A run that nothing interrupted, on the default settings; what its launch printed."""
-    launched = cloud.launch()
-    watched = cloud.follow(launched["run_id"])
+    with canaries.planted():
+        launched = cloud.launch()
+        watched = cloud.follow(launched["run_id"])
     assert watched.returncode == 0, watched.stdout + watched.stderr
+    assert not canaries.found_in((watched.stdout + watched.stderr + json.dumps(launched)).encode())
     return launched
 
 
@@ -86,6 +96,22 @@ def test_a_run_trains_and_leaves_only_its_results(
     assert all(0 < sample["memory_bytes"] < sample["memory_total_bytes"] for sample in left.metrics.samples)
     assert left.metrics.training and not (tmp_path / launched["run_id"] / "metrics").exists()
     assert (tmp_path / launched["run_id"] / "tensorboard").is_dir()
+
+
+def test_no_secret_of_the_laptop_or_the_machine_comes_up_anywhere(
+    whole_run: dict[str, Any], canaries: Canaries
+) -> None:
+    assert canaries.command_lines_seen > 100 and canaries.in_command_lines == set()
+    places = dict(canaries.places(whole_run))
+    run = f"local/{whole_run['run_id']}"
+    wanted = {"user data", "console", f"{run}/run.json", f"{run}/logs/bootstrap.log", f"{run}/config.yaml"}
+    assert wanted <= places.keys() and "CHRONOS_RUN_ID" in places["user data"].decode()
+    assert [place for place, body in places.items() if canaries.found_in(body)] == []
+    left = [place for place, body in places.items() if role_key_in(body) and not place.startswith("/")]
+    assert left == [], "a role's key"
+    planted = next(iter(canaries.variables.values()))
+    assert canaries.found_in(f"x{planted}y".encode()), "a canary that is there is found"
+    assert canaries.found_in(base64.b64encode(f"a longer text with {planted} in it".encode()))
 
 
 @pytest.fixture
