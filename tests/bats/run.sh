@@ -15,7 +15,7 @@ bats="$here/../../node_modules/bats/bin/bats"
 # Runs one file; its output is printed in one piece. <file>
 run_file() {
   local output status=0
-  output=$(bash "$bats" --setup-suite-file "$here/setup_suite.bash" --print-output-on-failure "$1" 2>&1) || status=$?
+  output=$(bash "$bats" --setup-suite-file "$here/setup_suite.bash" --timing --print-output-on-failure "$1" 2>&1) || status=$?
   printf '# %s\n%s\n' "${1#"$here"/}" "$output"
   return "$status"
 }
