@@ -141,10 +141,14 @@ class Launch(Helpers):
         """The id where it is looked for; a claim that is gone was killed in between."""
         code, _ = yield from self.amend_state(name, run, instance=number)
         if code == ExitCode.NO_SUCH_RUN:
-            yield from retry_with_backoff(Call("terminate", ((number,),)))
-            return ExitCode.RUN_KILLED
+            return (yield from self.settle_early_end(number))
         yield from self.update_run_record(run, instance=number)
         return ExitCode.OK
+
+    def settle_early_end(self, number: int) -> Steps:
+        """Nobody waits for the instance any more."""
+        yield from retry_with_backoff(Call("terminate", ((number,),)))
+        return ExitCode.RUN_KILLED
 
     # -- ends -------------------------------------------------------------------------------------
 
