@@ -25,6 +25,8 @@ WARM_UP: Final = 1
 """Runs after which everything that is loaded once is loaded."""
 MOST_MEMORY_A_RUN: Final = 1_000_000
 """Bytes beside what the run has stored: moto keeps ended instances, EC2 forgets them after an hour."""
+ALLOCATOR_SLACK: Final = 32_000_000
+"""Bytes: what the server's allocator takes and gives back between two looks, whatever lies between."""
 MOST_DISK: Final = 60_000_000
 """Bytes: the consoles of the last fifty machines."""
 BILLING_SECONDS: Final = 20
@@ -84,7 +86,7 @@ def test_many_runs_leave_nothing_but_their_results(
     after = len(outcomes) - WARM_UP
     assert last.files <= warm.files + 5 and last.threads <= warm.threads + 5
     grown = (last.memory - warm.memory) - 3 * (last.stored - warm.stored)
-    assert grown <= MOST_MEMORY_A_RUN * after, f"{grown / after:.0f} bytes a run"
+    assert grown <= ALLOCATOR_SLACK + MOST_MEMORY_A_RUN * after, f"{grown / after:.0f} bytes a run"
     assert last.disk - warm.disk <= MOST_DISK
     every_run_is_accounted_for(lab, outcomes, lived)
 

@@ -92,8 +92,8 @@ def translate(error: ClientError | BotoCoreError, where: str) -> ChronosError:
         if urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1"):
             return LocalCloudDown(f"nothing answers at {endpoint}; start it with `invoke local.start`")
         return StorageUnreachable(f"AWS does not answer for {where}: {error}")
-    if type(error).__name__ in ("IncompleteReadError", "ResponseStreamingError"):
-        return StorageUnreachable(f"the answer for {where} broke off: {error}")
+    if type(error).__name__ in ("IncompleteReadError", "ResponseStreamingError", "FlexibleChecksumError"):
+        return StorageUnreachable(f"the answer for {where} did not arrive whole: {error}")
     return ChronosError(f"{where}: {error}")
 
 

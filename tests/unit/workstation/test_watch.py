@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import EndpointConnectionError, FlexibleChecksumError, IncompleteReadError
 
 from chronos_ec2.errors import ChronosError, NoSuchRun, SettingsError, StorageDenied, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
@@ -110,15 +110,23 @@ def test_an_environment_that_is_no_name_is_refused_before_any_call(world: Any) -
 # Outages
 
 
-def test_an_outage_is_told_once_and_sat_out(world: Any) -> None:
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (EndpointConnectionError(endpoint_url="https://s3"), "does not answer"),
+        (FlexibleChecksumError(error_msg="Expected checksum a, not b"), "did not arrive whole"),
+        (IncompleteReadError(actual_bytes=1, expected_bytes=2), "did not arrive whole"),
+    ],
+    ids=["no answer", "damaged", "broken off"],
+)
+def test_an_outage_is_told_once_and_sat_out(world: Any, broken: Exception, words: str) -> None:
     world.put_run()
     world.put_state("training", "step_1")
-    broken = EndpointConnectionError(endpoint_url="https://s3")
     world.clock.during(2, lambda: world.s3.fail("get_object", broken, times=18))
     world.clock.during(40, lambda: end(world, "succeeded"))
     seen = Watched(world)
     assert seen.code == ExitCode.OK
-    assert seen.text.count("does not answer") == 1
+    assert seen.text.count(words) == 1
     assert seen.text.count("answers again after") == 1
 
 
