@@ -21,13 +21,15 @@ _part_key() {
 # Uploads some bytes of a file. The tag lets a lifecycle rule delete logs wherever they lie.
 # <file> <bucket> <key> <first byte> <how many>
 _put_log_part() {
-  local body=$1 cut='' folder="${CHRONOS_ROOT:-}/dev/shm" status=0
-  # Half a part cannot outgrow one while it is sent. A cut lies in memory where it can: logs are sent from full disks too.
-  if (($4 > 0 || $5 > LOG_PART_BYTES / 2)); then
-    [[ -w $folder ]] || folder=${1%/*}
-    cut=$(mktemp "$folder/chronos-log.XXXXXX") || return 1
+  local body=$1 cut folder="${CHRONOS_ROOT:-}/dev/shm" status=0
+  [[ -w $folder ]] || folder=${1%/*}
+  # A log grows while it is sent, and S3 refuses bytes that are not those of the checksum: a cut of it is sent. That lies in
+  # memory where it can; without room for one, a log of less than half a part is sent as it is.
+  if cut=$(mktemp "$folder/chronos-log.XXXXXX" 2>/dev/null) \
+    && dd if="$1" of="$cut" bs=1M iflag=skip_bytes,count_bytes skip="$4" count="$5" status=none 2>/dev/null; then
     body=$cut
-    dd if="$1" of="$cut" bs=1M iflag=skip_bytes,count_bytes skip="$4" count="$5" status=none || status=$?
+  elif (($4 > 0 || $5 > LOG_PART_BYTES / 2)); then
+    status=1
   fi
   if ((status == 0)); then
     note_requests P

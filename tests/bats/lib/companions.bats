@@ -15,9 +15,23 @@ teardown() { common_teardown; }
 
 @test "the log is uploaded with the tag that the lifecycle rule looks for" {
   printf 'a line\n' >'a log'
+  aws_plan 's3api put-object --bucket a-bucket --key dev/RUN/logs/bootstrap.log --body * --content-type text/plain --tagging chronos-class=log' --pass
   upload_log 'a log' a-bucket dev/RUN/logs/bootstrap.log
-  assert_called 1 s3api put-object --bucket a-bucket --key dev/RUN/logs/bootstrap.log --body 'a log' \
-    --content-type text/plain --tagging chronos-class=log
+  assert_effects 'put-object dev/RUN/logs/bootstrap.log'
+}
+
+@test "what is sent does not grow with the log: S3 refuses bytes that are not those of the checksum" {
+  printf 'one\n' >log
+  aws_plan 's3api put-object *' --before "echo two >>'$work/log'" --pass
+  upload_log log a-bucket a-key
+  assert_equal "$(cat "$(object a-bucket a-key)")" one
+}
+
+@test "without room for a cut, a small log is sent as it is" {
+  printf 'one\n' >log
+  mktemp() { return 1; }
+  upload_log log a-bucket a-key
+  assert_equal "$(cat "$(object a-bucket a-key)")" one
 }
 
 @test "the log is uploaded when it has grown and only then; a failure is said and tried again" {
