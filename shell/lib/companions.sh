@@ -25,8 +25,8 @@ _put_log_part() {
   [[ -w $folder ]] || folder=${1%/*}
   # A log grows while it is sent, and S3 refuses bytes that are not those of the checksum: a cut of it is sent. That lies in
   # memory where it can; without room for one, a log of less than half a part is sent as it is.
-  if cut=$(mktemp "$folder/chronos-log.XXXXXX" 2>/dev/null) \
-    && dd if="$1" of="$cut" bs=1M iflag=skip_bytes,count_bytes skip="$4" count="$5" status=none 2>/dev/null; then
+  if cut=$(mktemp "$folder/chronos-log.XXXXXX") \
+    && dd if="$1" of="$cut" bs=1M iflag=skip_bytes,count_bytes skip="$4" count="$5" status=none; then
     body=$cut
   elif (($4 > 0 || $5 > LOG_PART_BYTES / 2)); then
     status=1

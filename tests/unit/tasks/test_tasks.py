@@ -371,6 +371,7 @@ def test_lint_checks_every_shell_file_and_can_mend(tasks: ModuleType, ran: Ran) 
     assert {"shell/launch_training.sh", "invokew", ".ci/run"} <= scripts
     assert {path for path in formatted if (REPOSITORY / path).is_file()} <= scripts | libraries
     assert "shell/lib/exit_codes.sh" in libraries - scripts
+    assert all((REPOSITORY / name).is_file() for name in ran.argvs[0][1:] + ran.argvs[1][3:])
     assert "--check" in ran.argvs[4]
     tasks.lint(Context(), fix=True)
     assert "--fix" in ran.argvs[9]
