@@ -56,7 +56,7 @@ class LifetimeAlarms(Construct):
             self,
             instance_type,
             alarm_name=f"{ALARM_PREFIX}-{instance_type}",
-            alarm_description=f"A {instance_type} lives for {hours} h: `invoke reap` ends what nobody owns.",
+            alarm_description=f"A {instance_type} lives for {hours} h: invoke reap ends what nobody owns.",
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
             threshold=1,
             evaluation_periods=round(hours * 60 / period.to_minutes()),

@@ -26,7 +26,7 @@ _HINTS: Final = {
     "per_device_train_batch_size": "batch_size is the number of windows of all devices together",
     "random_init": "model_id: random starts from random weights",
     "output_dir": "the wrapper chooses the folder",
-    "training_data_paths": "the data are what `invoke upload --data` sent",
+    "training_data_paths": "the data are what invoke upload --data sent",
 }
 _MODEL_KEYS: Final = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate")
 

@@ -72,7 +72,7 @@ def read_manifest(client: Any, bucket: str, prefix: str, pinned_sha256: str | No
     except (ClientError, BotoCoreError) as error:
         if error_code(error) in MISSING:
             raise NotUploaded(
-                f"{uri} is not there: run `invoke upload`, which uploads the training data"
+                f"{uri} is not there: run invoke upload, which uploads the training data"
             ) from error
         raise explain(error, f"reading {uri}") from error
     found = hashlib.sha256(body).hexdigest()
@@ -90,7 +90,7 @@ def parse_manifest(body: bytes) -> list[DataFile]:
     Raises:
         DataInvalid: it is not JSON, names no file, or a file's entry is off.
     """
-    again = "run `invoke upload` again"
+    again = "run invoke upload again"
     try:
         entries = json.loads(body)["files"]
         files = [DataFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in entries]
@@ -184,7 +184,7 @@ class DataSync:
             return error
         except (ClientError, BotoCoreError) as error:
             if error_code(error) in MISSING:
-                return NotUploaded(f"{uri} is in {MANIFEST} and not in the bucket: run `invoke upload`")
+                return NotUploaded(f"{uri} is in {MANIFEST} and not in the bucket: run invoke upload")
             return explain(error, f"fetching {uri}")
         except (Boto3Error, OSError) as error:
             return ChronosError(f"fetching {uri} into {self._into} failed: {error}")
@@ -208,7 +208,7 @@ class DataSync:
                     return True
         finally:
             temporary.unlink(missing_ok=True)
-        raise DataInvalid(f"{uri} is not what {MANIFEST} says: {wrong}; run `invoke upload` again")
+        raise DataInvalid(f"{uri} is not what {MANIFEST} says: {wrong}; run invoke upload again")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

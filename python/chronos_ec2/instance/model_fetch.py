@@ -68,7 +68,7 @@ def _fetch(client: Any, bucket: str, key: str, path: Path) -> None:
     except (ClientError, BotoCoreError) as error:
         if error_code(error) in MISSING:
             raise NotUploaded(
-                f"{uri} is not there; `invoke upload --model DIR` sends a model, only safetensors is read"
+                f"{uri} is not there: send a model in safetensors with invoke upload --model DIR"
             ) from error
         raise explain(error, f"fetching {uri}") from error
     except Boto3Error as error:

@@ -32,7 +32,7 @@ MODULES = ("numpy", "pyarrow", "boto3", "yaml")
 TRAINER_MODULES = {"chronos": ("torch", "chronos", "safetensors")}
 DEFAULT_FREE_DISK_GB = 20.0
 DEFAULT_TIMEOUT_SECONDS = 120.0
-_ASK_FOR_CPU = "take an instance type and an AMI with an NVIDIA GPU, or ask for a CPU run: `accelerator: cpu`"
+_ASK_FOR_CPU = "take an instance type and an AMI with an NVIDIA GPU, or ask for a CPU run (accelerator: cpu)"
 _NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
 
 
@@ -137,7 +137,7 @@ def check_cuda(probe: Probe) -> Check:
         return Check(name, True, detail)
     if "torch" in probe.errors:
         detail = f"torch cannot be imported: {probe.errors['torch']}"
-        return Check(name, False, detail, "build the environment with torch: `invoke build-env`")
+        return Check(name, False, detail, "build the environment with torch: invoke build-env")
     reason = probe.errors.get("cuda") or (probe.cuda or {}).get("error")
     if probe.cuda is None and reason is None:
         reason = f"the probe ended before it: {'; '.join(probe.errors.values()) or 'no output'}"
@@ -166,7 +166,7 @@ def check_environment(request: Request, probe: Probe) -> Check:
     versions = ", ".join(f"{module} {version}" for module, version in probe.versions.items())
     running = f"Python {'.'.join(map(str, sys.version_info[:3]))} in {sys.prefix}"
     detail = "; ".join([*problems, running, *([versions] if versions else [])])
-    remedy = "rebuild and upload the environment: `invoke build-env`, `invoke upload`"
+    remedy = "rebuild and upload the environment: invoke build-env, invoke upload"
     return Check("python_environment", not problems, detail, remedy if problems else None)
 
 

@@ -36,7 +36,7 @@ def count_gpus(config: RunConfig) -> int:
         raise ChronosError(f"nvidia-smi cannot be run: {error.strerror}") from error
     found = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     if listed.timed_out or listed.returncode or not found:
-        raise ChronosError("nvidia-smi lists no GPU, and the run asked for one (`accelerator: cuda`)")
+        raise ChronosError("nvidia-smi lists no GPU, and the run asked for one (accelerator: cuda)")
     return found
 
 

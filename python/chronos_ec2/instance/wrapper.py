@@ -227,7 +227,7 @@ def _parse(argv: Sequence[str]) -> Job:
     cut = words.index("--") if "--" in words else len(words)
     given, command = parser.parse_args(words[:cut]), words[cut + 1 :]
     if cut < len(words) and not command:
-        parser.error("nothing follows `--`: give the command, or leave `--` out")
+        parser.error("nothing follows --: give the command, or leave -- out")
     if given.env is not None and not ENVIRONMENT.fullmatch(given.env):
         parser.error(f"--env {given.env!r}: expected {ENVIRONMENT.pattern}")
     if given.run_id is not None and not RUN_ID.fullmatch(given.run_id):

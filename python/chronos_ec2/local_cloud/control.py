@@ -58,8 +58,8 @@ def require_endpoint(home: Path | None = None) -> Endpoint:
     endpoint = read_endpoint(home)
     if endpoint is None:
         raise LocalCloudDown(
-            f"the embedded AWS is not running (home {_home(home).path}); start it with `invoke local.start` "
-            "or `python -m chronos_ec2.local_cloud start`"
+            f"the embedded AWS is not running (home {_home(home).path}); start it with invoke local.start, "
+            "or python -m chronos_ec2.local_cloud start"
         )
     return endpoint
 

@@ -9,18 +9,18 @@ from chronos_ec2.report.run_files import entries
 
 _BY_STEP: Final = {
     "launch": "EC2 gave no machine: the error names the quota, the permission or the wrong value; "
-    "for want of capacity try `invoke launch --wait-for-capacity 2h`, or more types and zones",
+    "for want of capacity try invoke launch --wait-for-capacity 2h, or more types and zones",
     "venv_download": "the training environment is damaged or does not run on the image: "
-    "`invoke build-env`, then `invoke upload`",
+    "invoke build-env, then invoke upload",
     "gpu_preflight": "the machine was not fit for the training; each failed check below has its remedy",
     "data_sync": "the data in the bucket is not what the launch saw: "
-    "`invoke upload --data FOLDER`, then launch again",
+    "invoke upload --data FOLDER, then launch again",
     "training": "the trainer failed: logs/training.log has its last words, training.json its last numbers",
     "results_sync": "something could not be uploaded: the log names each file; the rest is in the bucket",
 }
 _BY_OUTCOME: Final = {
     "killed": "somebody killed the run; what it had made by then was saved",
-    "lost": "the machine was gone before it could write its end: `invoke logs` has the console output",
+    "lost": "the machine was gone before it could write its end: invoke logs has the console output",
     "launch_failed": "the run never had a machine",
 }
 
@@ -39,7 +39,7 @@ def what_to_do(record: Mapping[str, Any], preflight: Mapping[str, Any]) -> list[
     if outcome == "interrupted":
         saved = record.get("checkpoint_step") is not None
         way = f"invoke launch --env {environment}" + (f" --resume {run_id}" if saved else "")
-        return [f"EC2 took the spot machine back; go on with `{way}`"]
+        return [f"EC2 took the spot machine back; go on with {way}"]
     by_step = None if outcome == "killed" else _BY_STEP.get(str(record.get("failed_step")))
     said += [words for words in (_BY_OUTCOME.get(str(outcome)), by_step) if words]
-    return [*said, f"`invoke logs --env {environment} --run {run_id}` shows all that the machine said"]
+    return [*said, f"all that the machine said: invoke logs --env {environment} --run {run_id}"]

@@ -191,7 +191,7 @@ def _fetch(folder: Path, run: Run) -> Path:
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise ChronosError(
-            f"uv cannot fetch {_UV_PYTHON} ({reason[0].strip()}); download an `install_only` tarball of "
+            f"uv cannot fetch {_UV_PYTHON} ({reason[0].strip()}); download an install_only tarball of "
             f"python-build-standalone for x86_64-unknown-linux-gnu and name it with --interpreter"
         )
     return _root_of(folder, _UV_PYTHON)

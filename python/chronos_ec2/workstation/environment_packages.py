@@ -81,7 +81,7 @@ class LockedRequirements:
             if match is None:
                 raise ChronosError(
                     f"{path}, line {number}: {words!r} is not locked to one version; "
-                    "write name==version (`invoke lock` does)"
+                    "write name==version (invoke lock does)"
                 )
             pins.append(f"{match[1]}=={match[3]}")
         if not pins:

@@ -154,7 +154,7 @@ class Observer:
                 start = raw[0][:120].decode(errors="replace") if raw else ""
                 raise StateUnreadable(
                     f"{error}. The file begins {start!r}. Nothing in it can be trusted: "
-                    f"`invoke kill --env {self._environment}` finds the machine by its tags, ends it and "
+                    f"invoke kill --env {self._environment} finds the machine by its tags, ends it and "
                     f"clears the file"
                 ) from error
         return snapshot.body if snapshot else None
@@ -222,13 +222,13 @@ class Observer:
             return self._gone(run_id, fate, self._last_state)
         if fate.state == "unknown":
             return self._bare(run_id, document, "unknown", fate.words)
-        advice = f"no state file, but {fate.words}; `invoke kill --env {self._environment}` ends it"
+        advice = f"no state file, but {fate.words}; end it with invoke kill --env {self._environment}"
         return self._bare(run_id, document, "orphaned", advice)
 
     def _idle(self) -> Sight:
         known = list_run_ids(self._s3, self._bucket, self._environment)
         if not known:
-            hint = f"no run yet; `invoke launch --env {self._environment}` starts one"
+            hint = f"no run yet; start one with invoke launch --env {self._environment}"
             return Sight(
                 environment=self._environment, run_id=None, word="idle", seen_at=self._now(), detail=hint
             )

@@ -104,7 +104,7 @@ def _about_holding(survey: Survey, holding: Holding, ending: bool, claim_patienc
         return [Action("free", name, "its instance is being ended", holding.run_id)]
     if holding.body is None:
         if survey.machines:
-            return [Action("leave", name, f"{holding.problem}; `invoke kill` ends the run and clears it")]
+            return [Action("leave", name, f"{holding.problem}; end the run and clear it with invoke kill")]
         return [Action("free", name, f"{holding.problem}; no instance is left")]
     run_id = str(holding.run_id)
     fate = holding.fate

@@ -80,7 +80,7 @@ def report_of_folder(
         ChronosError: the page cannot be written.
     """
     if not (folder / RECORD).is_file():
-        raise NoSuchRun(f"{folder} has no {RECORD}: give the folder of one run, as `invoke fetch` makes it")
+        raise NoSuchRun(f"{folder} has no {RECORD}: give the folder of one run, as invoke fetch makes it")
     return _write(read_run(folder), into or folder / "report.html", out, now())
 
 

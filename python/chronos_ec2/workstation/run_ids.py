@@ -73,7 +73,7 @@ def latest_run_id(s3: S3Client, bucket: str, environment: str) -> str:
 def no_such_run(environment: str, run_id: str | None, known: Sequence[str]) -> NoSuchRun:
     """The error for a run that is not there, with the ones that are."""
     if not known:
-        return NoSuchRun(f"environment {environment} has had no run yet; `invoke launch --env {environment}`")
+        return NoSuchRun(f"environment {environment} has had no run yet: invoke launch --env {environment}")
     more = f" and {len(known) - SHOWN_IN_ERRORS} older" if len(known) > SHOWN_IN_ERRORS else ""
     listed = ", ".join(known[:SHOWN_IN_ERRORS])
     return NoSuchRun(f"environment {environment} has no run {run_id}; it has {listed}{more}")

@@ -116,7 +116,7 @@ def list_runs(
         # afterwards without an end and without a state has truly lost its machine.
         state = active_state(s3, bucket, environment)
     except StateUnreadable as error:
-        state, trouble = None, f"{error}; `invoke kill --env {environment}` clears it"
+        state, trouble = None, f"{error}; clear it with invoke kill --env {environment}"
     kept: dict[str, dict[str, Any]] = {}
     fresh: dict[str, dict[str, Any]] = {}
 

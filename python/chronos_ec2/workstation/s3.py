@@ -90,7 +90,7 @@ def translate(error: ClientError | BotoCoreError, where: str) -> ChronosError:
     if isinstance(error, HTTPClientError | AwsConnectionError):
         endpoint = str(error.kwargs.get("endpoint_url", ""))
         if urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1"):
-            return LocalCloudDown(f"nothing answers at {endpoint}; start it with `invoke local.start`")
+            return LocalCloudDown(f"nothing answers at {endpoint}; start it with invoke local.start")
         return StorageUnreachable(f"AWS does not answer for {where}: {error}")
     if type(error).__name__ in ("IncompleteReadError", "ResponseStreamingError", "FlexibleChecksumError"):
         return StorageUnreachable(f"the answer for {where} did not arrive whole: {error}")
@@ -107,9 +107,9 @@ def _translate_answer(error: ClientError, where: str) -> ChronosError:
             f"for S3 also s3:ListBucket, without which a missing object answers 403"
         )
     if code == "NoSuchBucket":
-        return NotDeployed(f"there is no bucket behind {where}; `invoke deploy` makes it")
+        return NotDeployed(f"there is no bucket behind {where}; make it with invoke deploy")
     if code in _REGION_CODES:
-        return ChronosError(f"{where} lies in another region ({error}); check the setting `region`")
+        return ChronosError(f"{where} lies in another region ({error}); check the setting region")
     if code in _TRANSIENT_CODES:
         return StorageUnreachable(f"AWS could not do {error.operation_name} on {where} just now ({code})")
     return ChronosError(f"{error.operation_name} on {where} failed: {error}")

@@ -150,7 +150,7 @@ class Settings:
             raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
         self._check_ladder()
         if self.trainer == "command" and not self.command:
-            raise ValueError("command: trainer is `command`, so the command to run is needed")
+            raise ValueError("command: trainer is command, so the command to run is needed")
         self._check_nodes()
         self._check_training()
 
@@ -160,7 +160,7 @@ class Settings:
         if self.nodes > _MOST_NODES:
             raise ValueError(f"nodes: got {self.nodes}, need at most {_MOST_NODES}")
         if self.trainer == "test":
-            raise ValueError("nodes: trainer `test` trains in one process; take `chronos` or `command`")
+            raise ValueError("nodes: trainer test trains in one process; take chronos or command")
         for kind in (self.instance_type, *self.fallback_instance_types):
             if _NOT_IN_A_CLUSTER.match(kind):
                 raise ValueError(
@@ -221,7 +221,7 @@ class Settings:
         if model_id != RANDOM and not in_s3(model_id):
             raise SettingsError(
                 f"{_TRAINING}.model_id: {model_id} is a folder of this machine, which no instance has; "
-                f"`invoke upload --model {model_id}` sends it and prints the model_id to use"
+                f"invoke upload --model {model_id} sends it and prints the model_id to use"
             )
         return "" if model_id == RANDOM else model_id
 

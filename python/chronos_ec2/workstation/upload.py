@@ -156,7 +156,7 @@ def upload_environment(
         NotUploaded: there is no archive, or it is not what its manifest says.
         StorageDenied: S3 refused.
     """
-    rebuild = "build it with `invoke build-env`"
+    rebuild = "build it with invoke build-env"
     try:
         manifest = (archive_dir / "MANIFEST.json").read_bytes()
     except OSError as error:

@@ -80,8 +80,8 @@ def watch(
             return ExitCode.STATE_UNREADABLE
         except KeyboardInterrupt:
             view.leave(
-                f"the run goes on without this window; see it again with `invoke watch --env {environment}`, "
-                f"end it with `invoke kill --env {environment}`"
+                f"the run goes on without this window; see it again with invoke watch --env {environment}, "
+                f"end it with invoke kill --env {environment}"
             )
             return ExitCode.INTERRUPTED
     if sight.word == "idle" or sight.outcome is None:

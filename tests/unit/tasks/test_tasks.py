@@ -108,37 +108,6 @@ def test_the_shell_completes_tasks_and_flags(typed: tuple[str, ...], offered: se
     assert set(done.stdout.split()) == offered, done.stderr
 
 
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
-
-
-def wrong_commands(text: str) -> list[str]:
-    """The `invoke` commands in a document's code that are no task, or have a flag that the task has not."""
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
-    wrong = []
-    for name, rest in re.findall(r"(?<![\w/-])(?:\./)?invokew? ([a-z][\w.-]*)([^\n`|;&)]*)", code):
-        if name == "setup":  # invokew's own
-            continue
-        known = {"help"}
-        for argument in ALL[name].get_arguments() if name in ALL else ():
-            known |= {flag.replace("_", "-").rstrip("-") for flag in argument.names}
-        flags = re.findall(r"(?<=\s)--([a-z][\w-]*)", rest)
-        if name not in ALL or not set(flags) <= known:
-            wrong.append(f"{name}{rest}")
-    return wrong
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
-def test_every_command_of_a_document_is_a_task_with_those_flags(document: Path) -> None:
-    assert wrong_commands(document.read_text()) == []
-
-
-def test_a_wrong_command_in_a_document_is_found() -> None:
-    right = 'Type `./invokew demo`, `invoke launch --set seed=1 --dry-run` or `eval "$(invoke local.env)"`.'
-    wrong = "```sh\n./invokew launc\ninvoke watch --onze\ninvoke kill --yes  # sure\n```"
-    assert wrong_commands(right) == []
-    assert wrong_commands(wrong) == ["launc", "watch --onze"]
-
-
 # -- errors -------------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ def _train(config: LinearConfig, arguments: argparse.Namespace) -> bool:
     stop.install()
     if len(config.target) > 1 or config.past_covariates or config.known_covariates:
         raise SettingsError(
-            "the test trainer learns from one target alone; `trainer: chronos` takes more columns"
+            "the test trainer learns from one target alone; trainer: chronos takes more columns"
         )
     trainer = Trainer(
         config=config,

@@ -173,9 +173,9 @@ def _problem(rules: object) -> str | None:
         if unknown := rule.keys() - _KEYS:
             return f"unknown {', '.join(map(repr, sorted(unknown)))}; known: {', '.join(sorted(_KEYS))}"
         if len(rule.keys() & {"error", "state_reason"}) != 1:
-            return f"a rule has either `error` or `state_reason`: {rule}"
+            return f"a rule has either error or state_reason: {rule}"
         if not all(isinstance(value, int if key == "times" else str) for key, value in rule.items()):
-            return f"`times` is a whole number, all else is text: {rule}"
+            return f"times is a whole number, all else is text: {rule}"
     return None
 
 

@@ -96,7 +96,7 @@ def outside_switch(facts: Facts) -> list[Finding]:
     if not facts.settings.outside_switch:
         return [
             warning(
-                "outside_switch is off: only the instance itself and `invoke reap` end a run that is late",
+                "outside_switch is off: only the instance itself and invoke reap end a run that is late",
                 "set outside_switch: true in invoke.yaml",
             )
         ]
