@@ -82,7 +82,7 @@ class RunConfig:
             training_config=given.mapping("training_config"),
         )
         if config.trainer == "command" and not config.command:
-            raise SettingsError(f"{source}: trainer is command, so the setting command is needed, a list of strings")
+            raise SettingsError(f"{source}: trainer is command, so command is needed, a list of strings")
         return config
 
 

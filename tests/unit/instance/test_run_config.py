@@ -40,7 +40,7 @@ def test_a_file_as_launch_writes_it(tmp_path: Path) -> None:
         ({"environment": "x;rm -rf ~"}, "environment is 'x;rm -rf ~'"),
         ({"accelerator": "gpu"}, "accelerator is 'gpu', expected cpu or cuda"),
         ({"accelerator": None}, "accelerator is None, expected cpu or cuda"),
-        ({"trainer": "command"}, "setting command is needed"),
+        ({"trainer": "command"}, "so command is needed"),
         ({"command": "python train.py"}, "a list of strings"),
         ({"command": ["a", 8]}, "a list of strings"),
         ({"heartbeat_seconds": 0}, "a number from 0.1"),

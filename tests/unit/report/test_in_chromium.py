@@ -77,6 +77,8 @@ def test_it_opens_from_disk_and_its_plots_are_there(
     assert min(inks) > 1000
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) == 0
+    hidden = "found => found.map(one => one.scrollWidth - one.clientWidth)"
+    assert page.locator(".scroll").evaluate_all(hidden) == [0], "the whole table is seen"
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") is not dark
     assert "succeeded" in page.locator("h1").inner_text()
