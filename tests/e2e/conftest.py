@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,29 @@ class Cloud:
 
     def record(self, run_id: str) -> dict[str, Any]:
         """The run's `run.json`."""
-        aws = self.aws
-        body = aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/run.json")["Body"].read()
-        found: dict[str, Any] = json.loads(body)
+        found: dict[str, Any] = json.loads(self.body(run_id, "run.json"))
         return found
+
+    def body(self, run_id: str, name: str) -> bytes:
+        """An object that a run has left."""
+        aws = self.aws
+        return bytes(aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/{name}")["Body"].read())
+
+    def losses(self, run_id: str) -> dict[int, float]:
+        """The loss of each step, as the run's metrics.jsonl has it."""
+        return losses_in(self.body(run_id, "metrics.jsonl").decode())
+
+    @contextmanager
+    def altered(self, key: str, alter: Callable[[bytes], bytes]) -> Iterator[None]:
+        """Another body for an object, and no digest beside it, for a while."""
+        s3, bucket = self.aws.s3, self.aws.bucket
+        good = s3.get_object(Bucket=bucket, Key=key)
+        body, metadata = good["Body"].read(), good["Metadata"]
+        s3.put_object(Bucket=bucket, Key=key, Body=alter(body))
+        try:
+            yield
+        finally:
+            s3.put_object(Bucket=bucket, Key=key, Body=body, Metadata=metadata)
 
     def keys(self, prefix: str) -> set[str]:
         """The keys under a prefix, without it."""
@@ -161,6 +181,12 @@ def until(what: Callable[[], Any], words: str, seconds: float = 900) -> Any:
             return found
         time.sleep(0.5)
     raise AssertionError(words)
+
+
+def losses_in(lines: str) -> dict[int, float]:
+    """The loss of each step, as a trainer prints it."""
+    events = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+    return {event["step"]: event["loss"] for event in events if "loss" in event and event.get("step")}
 
 
 def processes_naming(folder: Path) -> list[str]:
@@ -238,3 +264,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-permission", action="store_true", help=words)
     words = "tests/e2e: train on two machines, of which one dies (five minutes, alone)"
     parser.addoption("--two-machines", action="store_true", help=words)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip before any fixture has been made."""
+    mark = item.get_closest_marker("long_form")
+    if mark is not None and not item.config.getoption(mark.args[0], False):
+        pytest.skip(f"{mark.args[0]} has it")

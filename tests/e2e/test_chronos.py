@@ -22,13 +22,6 @@ STEPS = 200
 FLAGS = ("--set", "trainer=chronos", "--set", f"max_steps={STEPS}", "--set", "training.log_steps=1")
 
 
-@pytest.fixture(autouse=True)
-def asked_for(request: pytest.FixtureRequest) -> None:
-    """The long form has a flag of its own."""
-    if not request.config.getoption("--chronos"):
-        pytest.skip("--chronos has it")
-
-
 @pytest.fixture
 def with_torch(cloud: Cloud) -> None:
     """The environment that instances get by default."""
@@ -36,18 +29,6 @@ def with_torch(cloud: Cloud) -> None:
     for words in (("build-env",), ("upload", "--data", str(cloud.home / "data"))):
         done = cloud.invoke(*words, "--env", "local", timeout=1800, **requirements)
         assert done.returncode == 0, done.stdout + done.stderr
-
-
-def body_of(cloud: Cloud, run_id: str, name: str) -> bytes:
-    """An object that a run has left."""
-    aws = cloud.aws
-    return bytes(aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/{name}")["Body"].read())
-
-
-def losses(cloud: Cloud, run_id: str) -> dict[int, float]:
-    """The loss of each step."""
-    lines = map(json.loads, body_of(cloud, run_id, "metrics.jsonl").splitlines())
-    return {line["step"]: line["loss"] for line in lines if "loss" in line and line.get("step")}
 
 
 def step_of(cloud: Cloud) -> int:
@@ -58,7 +39,8 @@ def step_of(cloud: Cloud) -> int:
     return int(number) if name == "step" and number.isdigit() else 0
 
 
-@pytest.mark.usefixtures("asked_for", "with_torch", "quick_aws")
+@pytest.mark.long_form("--chronos")
+@pytest.mark.usefixtures("with_torch", "quick_aws")
 def test_a_notice_at_any_step_loses_none(cloud: Cloud) -> None:
     whole = cloud.launch(*FLAGS)["run_id"]
     assert cloud.follow(whole).returncode == 0
@@ -72,16 +54,16 @@ def test_a_notice_at_any_step_loses_none(cloud: Cloud) -> None:
     record = cloud.record(first)
     last = record["interrupted_at_step"]
     assert record["checkpoint_step"] == last >= step
-    assert max(losses(cloud, first)) == last
+    assert max(cloud.losses(first)) == last
     second = cloud.launch("--resume", first, *FLAGS)["run_id"]
     watched = cloud.follow(second)
     assert watched.returncode == 0, watched.stdout + watched.stderr
     record = cloud.record(second)
     assert (record["resume_from"], record["resumed_from_step"]) == (first, last)
-    assert min(losses(cloud, second)) == last + 1
-    assert losses(cloud, first) | losses(cloud, second) == losses(cloud, whole)
+    assert min(cloud.losses(second)) == last + 1
+    assert cloud.losses(first) | cloud.losses(second) == cloud.losses(whole)
     weights = "models/chronos2/model.safetensors"
-    assert body_of(cloud, second, weights) == body_of(cloud, whole, weights)
+    assert cloud.body(second, weights) == cloud.body(whole, weights)
     alone, together = (cloud.record(run_id)["metrics"] for run_id in (whole, second))
     assert (alone["WQL"], alone["MASE"]) == (together["WQL"], together["MASE"])
     assert alone["WQL"] < alone["baselines"]["seasonal_naive"]["WQL"]

@@ -21,7 +21,7 @@ import pytest
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation.settings import REPOSITORY
 
-from .conftest import Cloud, processes_naming, until
+from .conftest import Cloud, losses_in, processes_naming, until
 
 TRAINER = "chronos_ec2.instance.trainers.chronos"
 STEPS, SAVED, HANG_AT = 10, 4, 7
@@ -63,23 +63,10 @@ def pull_plug(cloud: Cloud, instance_id: str) -> None:
                 os.kill(int(line.partition(":")[0]), signal.SIGKILL)
 
 
-def losses(cloud: Cloud, run_id: str) -> dict[int, float]:
-    """The loss of each step, as the run's metrics.jsonl has it."""
-    aws = cloud.aws
-    body = aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/metrics.jsonl")["Body"].read()
-    return _losses(body.decode())
-
-
-def _losses(text: str) -> dict[int, float]:
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line and line.get("step")}
-
-
 def losses_of_one_process(cloud: Cloud, run_id: str, folder: Path) -> dict[int, float]:
     """What the same training gives in one process, on this machine."""
     config = folder / "config.yaml"
-    aws = cloud.aws
-    config.write_bytes(aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/config.yaml")["Body"].read())
+    config.write_bytes(cloud.body(run_id, "config.yaml"))
     argv = [sys.executable, "-m", TRAINER, "--config", str(config), "--data", str(cloud.home / "data")]
     done = subprocess.run(
         [*argv, "--output", str(folder / "output")],
@@ -90,17 +77,11 @@ def losses_of_one_process(cloud: Cloud, run_id: str, folder: Path) -> dict[int, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return _losses(done.stdout)
+    return losses_in(done.stdout)
 
 
-@pytest.fixture(autouse=True)
-def asked_for(request: pytest.FixtureRequest) -> None:
-    """The long form has a flag of its own."""
-    if not request.config.getoption("--two-machines"):
-        pytest.skip("--two-machines has it")
-
-
-@pytest.mark.usefixtures("asked_for", "quick_aws")
+@pytest.mark.long_form("--two-machines")
+@pytest.mark.usefixtures("quick_aws")
 def test_a_machine_that_dies_fails_the_run_which_goes_on_to_the_losses_of_one_process(
     cloud: Cloud, tmp_path: Path
 ) -> None:
@@ -134,6 +115,6 @@ def test_a_machine_that_dies_fails_the_run_which_goes_on_to_the_losses_of_one_pr
     assert {"logs/bootstrap.log", "logs/node-1/bootstrap.log", "models/model.pkl"} <= kept
     cloud.assert_nothing_left(60)
 
-    found = losses(cloud, run_id) | losses(cloud, second["run_id"])
+    found = cloud.losses(run_id) | cloud.losses(second["run_id"])
     assert found == pytest.approx(losses_of_one_process(cloud, run_id, tmp_path), abs=1e-5)
     assert found.keys() == set(range(1, STEPS + 1))

@@ -16,7 +16,7 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.report.run_files import read_run
 
 from .canaries import Canaries, role_key_in
-from .conftest import Cloud
+from .conftest import Cloud, until
 
 
 def command(*argv: str) -> list[str]:
@@ -39,13 +39,12 @@ def nothing_is_left(cloud: Cloud) -> Iterator[None]:
 
 def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 300) -> None:
     """Wait until the run's `current_step` begins with something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+    def begun() -> bool:
         shown = json.loads(cloud.invoke("watch", "--env", "local", "--once", "--json").stdout)
-        if str(shown["current_step"]).startswith(prefix):
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"no step {prefix}: {shown}")
+        return str(shown["current_step"]).startswith(prefix)
+
+    until(begun, f"no step {prefix}", seconds)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,8 @@ def test_an_interrupted_spot_run_goes_on_and_ends_with_the_model_of_a_run_in_one
     assert cloud.follow(second["run_id"]).returncode == 0
     record = cloud.record(second["run_id"])
     assert (record["resume_from"], record["resumed_from_step"]) == (first["run_id"], step - 1)
-    assert model_of(cloud, second) == model_of(cloud, whole_run)
+    model = "models/model.pkl"
+    assert cloud.body(second["run_id"], model) == cloud.body(whole_run["run_id"], model)
     ids = [launched["run_id"] for launched in (whole_run, first, second)]
     compared = cloud.invoke("compare", *ids[:2], "--also", ids[2], "--env", "local", "--json")
     facts = {row["name"]: row["values"] for row in json.loads(compared.stdout)["facts"]}
@@ -178,12 +178,6 @@ def test_an_interrupted_spot_run_goes_on_and_ends_with_the_model_of_a_run_in_one
     page = cloud.home / "interrupted.html"
     reported = cloud.invoke("report", "--env", "local", "--run", first["run_id"], "--into", str(page))
     assert reported.returncode == 0 and way_on in page.read_text(), reported.stderr
-
-
-def model_of(cloud: Cloud, launched: dict[str, Any]) -> bytes:
-    """The model that a run has left in S3."""
-    key = f"local/{launched['run_id']}/models/model.pkl"
-    return bytes(cloud.aws.s3.get_object(Bucket=cloud.aws.bucket, Key=key)["Body"].read())
 
 
 @pytest.fixture
@@ -235,14 +229,9 @@ def test_a_corrupt_environment_archive_fails_at_venv_download(cloud: Cloud) -> N
     manifest_key = "cached-datasets/python-env/MANIFEST.json"
     manifest = json.loads(aws.s3.get_object(Bucket=aws.bucket, Key=manifest_key)["Body"].read())
     key = f"cached-datasets/python-env/{manifest['archive']}"
-    good = aws.s3.get_object(Bucket=aws.bucket, Key=key)
-    body, metadata = good["Body"].read(), good["Metadata"]
-    aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body[: len(body) // 2])
-    try:
+    with cloud.altered(key, lambda body: body[: len(body) // 2]):
         launched = cloud.launch()
         watched = cloud.follow(launched["run_id"])
-    finally:
-        aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body, Metadata=metadata)
     assert watched.returncode == ExitCode.RUN_FAILED
     record = cloud.record(launched["run_id"])
     assert (record["outcome"], record["failed_step"]) == ("failed", "venv_download")
@@ -251,17 +240,11 @@ def test_a_corrupt_environment_archive_fails_at_venv_download(cloud: Cloud) -> N
 
 @pytest.mark.usefixtures("quick_aws")
 def test_scripts_altered_after_the_launch_are_never_run(cloud: Cloud) -> None:
-    aws = cloud.aws
     key = "cached-datasets/scripts/lib/phases.sh"
-    good = aws.s3.get_object(Bucket=aws.bucket, Key=key)
-    body, metadata = good["Body"].read(), good["Metadata"]
-    aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=b"touch /tmp/altered-script-ran\n" + body)
-    try:
+    with cloud.altered(key, lambda body: b"touch /tmp/altered-script-ran\n" + body):
         launched = cloud.launch()
         watched = cloud.follow(launched["run_id"])
         freed = cloud.invoke("kill", "--env", "local", "--yes")
-    finally:
-        aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=body, Metadata=metadata)
     assert watched.returncode == ExitCode.RUN_LOST, watched.stdout + watched.stderr
     assert freed.returncode == 0, freed.stderr
     assert cloud.record(launched["run_id"])["outcome"] == "lost"
