@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, TextIO
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,6 +16,7 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation.log_parts import LogReader
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
+from chronos_ec2.workstation.outcome import nodes_of
 from chronos_ec2.workstation.run_ids import latest_run_id, run_prefix
 from chronos_ec2.workstation.s3 import get_json, translate
 from chronos_ec2.workstation.sight import Sight
@@ -118,9 +120,10 @@ def show_logs(
     observer = Observer(
         s3, ec2, bucket, environment, run_id, heartbeat_seconds=heartbeat_seconds, now=now, sleep=sleep
     )
+    machine = partial(_machine, s3, bucket, node)
     try:
         if follow:
-            _follow(observer, reader, lines, err, poll_seconds, now, sleep)
+            _follow(observer, reader, lines, err, poll_seconds, now, sleep, machine)
         else:
             _copy(reader, lines, err)
     except KeyboardInterrupt:
@@ -130,7 +133,7 @@ def show_logs(
         lines.close()
         return ExitCode.OK
     sight = observer.look()
-    return _console(ec2, sight, _machine(s3, bucket, sight, node) if node else sight.instance_id, lines, err)
+    return _console(ec2, sight, machine(sight), lines, err)
 
 
 def _compiled(grep: str | None) -> re.Pattern[str] | None:
@@ -156,6 +159,7 @@ def _follow(
     poll_seconds: float,
     now: Callable[[], datetime],
     sleep: Callable[[float], None],
+    machine: Callable[[Sight], str | None],
 ) -> None:
     """Copy what is new until the run is over; what hinders is told once and sat out."""
     unclear_since: datetime | None = None
@@ -165,6 +169,8 @@ def _follow(
             # The end is looked at before the log is read: a run drops its state after its last upload.
             sight = observer.look()
             _copy(reader, lines, err)
+            if not reader.found:
+                machine(sight)  # refuses one that the run has not, whose log would never come
         except TRANSIENT as error:
             trouble, unclear, over = f"{error}; trying again", True, False
         else:
@@ -184,15 +190,17 @@ def _follow(
         sleep(poll_seconds)
 
 
-def _machine(s3: S3Client, bucket: str, sight: Sight, node: int) -> str | None:
-    """The instance of a run's other node.
+def _machine(s3: S3Client, bucket: str, node: int, sight: Sight) -> str | None:
+    """The instance of one of a run's nodes.
 
     Raises:
         UsageProblem: the run has no such node.
     """
+    if node == 0:
+        return sight.instance_id
     record = get_json(s3, bucket, f"{run_prefix(sight.environment, str(sight.run_id))}run.json") or {}
     ids = (record.get("instance") or {}).get("ids") or []
-    nodes = max(len(ids), sight.record.nodes if sight.record else 1)
+    nodes = max(len(ids), nodes_of(None, record))  # told before the first of them is asked for
     if node >= nodes:
         raise UsageProblem(f"--node {node}: the last machine of run {sight.run_id} is {nodes - 1}")
     return str(ids[node]) if node < len(ids) else None

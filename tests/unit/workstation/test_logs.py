@@ -257,6 +257,23 @@ def test_a_machine_that_the_run_does_not_have_is_refused(world: Any, node: int) 
         Shown(world, node=node)
 
 
+def test_a_machine_that_is_still_to_come_is_waited_for(world: Any) -> None:
+    world.put_state("initialization", "launch")
+    world.put_run(config={"nodes": 2})
+    log = f"dev/{RUN}/logs/node-1/bootstrap.log"
+    world.clock.during(2, lambda: (world.put(log, "the other\n"), end(world)))
+    assert Shown(world, follow=True, node=1).out == "the other\n"
+
+
+def test_a_machine_that_the_run_does_not_have_is_not_waited_for(world: Any) -> None:
+    world.put_state("training", "step_3")
+    world.put_run()
+    world.start_instance()
+    world.put(KEY, "the one that leads\n")
+    with pytest.raises(UsageProblem, match="the last machine of run"):
+        Shown(world, follow=True, node=7)
+
+
 # -- parts and sources ----------------------------------------------------------------------------------
 
 
