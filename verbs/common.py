@@ -9,7 +9,8 @@ from invoke.exceptions import Exit
 
 from chronos_ec2.errors import ChronosError, UsageProblem
 from chronos_ec2.workstation import commands
-from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
+from chronos_ec2.workstation.setting_values import parse_assignments
+from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings
 
 ENV = {"env": "environment of invoke.yaml; default: its default_environment"}
 SET = {"set_": "KEY=VALUE: a setting for this call only; may be given again"}

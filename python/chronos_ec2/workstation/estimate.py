@@ -24,7 +24,8 @@ from chronos_ec2.workstation.pools import ladder_markets
 from chronos_ec2.workstation.prices import AwsPrices, Prices, gather, instance_types
 from chronos_ec2.workstation.prices_cache import PriceCache, cache_file
 from chronos_ec2.workstation.run_cost import PARTS, SWITCH_MARGIN_SECONDS, cost_of
-from chronos_ec2.workstation.settings import Settings, load_settings, parse_assignments
+from chronos_ec2.workstation.setting_values import parse_assignments
+from chronos_ec2.workstation.settings import Settings, load_settings
 
 LEAST_SECONDS: Final = 900
 """A run that ends sooner has paid for its start alone: booting, environment and data take minutes."""

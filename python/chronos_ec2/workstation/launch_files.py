@@ -27,7 +27,8 @@ from chronos_ec2.workstation.launch_prices import limited, prices_of_pools, reco
 from chronos_ec2.workstation.outside_switch import switch_name
 from chronos_ec2.workstation.pools import ladder, ladder_markets
 from chronos_ec2.workstation.render import render_user_data
-from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings, parse_assignments
+from chronos_ec2.workstation.setting_values import parse_assignments
+from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings
 from chronos_ec2.workstation.spot_policy import expected_loss, require_cadence
 
 _MANIFESTS: Final = {"environment_archive": ("archive", "sha256"), "dataset": ("rows", "series", "files")}

@@ -22,7 +22,8 @@ from chronos_ec2.state.stored_checkpoints import list_stored, read_manifest
 from chronos_ec2.workstation.launch_files import run_config
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import get_json, translated
-from chronos_ec2.workstation.settings import Settings, load_settings, parse_assignments
+from chronos_ec2.workstation.setting_values import parse_assignments
+from chronos_ec2.workstation.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, get_origin, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.errors import ChronosError, SettingsError
@@ -28,6 +28,13 @@ from chronos_ec2.training_settings import (
     read_training_config,
 )
 from chronos_ec2.workstation.plain_yaml import load_yaml
+from chronos_ec2.workstation.setting_values import (
+    as_mapping,
+    from_text,
+    from_yaml,
+    parse_assignments,
+    yaml_from_text,
+)
 
 ENVIRONMENT_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
@@ -274,7 +281,7 @@ def load_settings(
     document = _read_document(file)
     default = variables.get("CHRONOS_ENV") or str(document.get("default_environment", "local"))
     name = check_environment_name(default if environment is None else environment)
-    environments = _mapping(document.get("environments"), f"{file.name}: chronos.environments")
+    environments = as_mapping(document.get("environments"), f"{file.name}: chronos.environments")
     if name not in environments:
         known = ", ".join(sorted(map(str, environments)))
         raise SettingsError(
@@ -286,9 +293,9 @@ def load_settings(
         ("chronos.defaults", document.get("defaults")),
         (f"chronos.environments.{name}", environments[name]),
     ):
-        for key, value in _mapping(layer, f"{file.name}: {where}").items():
+        for key, value in as_mapping(layer, f"{file.name}: {where}").items():
             _require_known(str(key), f"{file.name}: {where}")
-            typed = _typed(str(key), value, f"{file.name}: {where}")
+            typed = from_yaml(_TYPES[str(key)], value, f"{file.name}: {where}.{key}")
             # An environment's training settings come over the defaults' one by one.
             values[str(key)] = {**values.get(_TRAINING, {}), **typed} if key == _TRAINING else typed
     _apply_text(values, _from_variables(variables))
@@ -305,7 +312,7 @@ def environment_names(*, file: Path = SETTINGS_FILE) -> list[str]:
     """Every environment of the settings file, in its order."""
     return [
         check_environment_name(str(name))
-        for name in _mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
+        for name in as_mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
     ]
 
 
@@ -313,7 +320,7 @@ def sibling_environments(
     settings: Settings, *, variables: Mapping[str, str] = os.environ, file: Path = SETTINGS_FILE
 ) -> list[str]:
     """The environments that live in the same account and region, and so share the stack."""
-    names = _mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
+    names = as_mapping(_read_document(file).get("environments"), f"{file.name}: chronos.environments")
     home = (settings.embedded, settings.aws_profile, settings.region)
     found = {settings.environment}
     for name in names:
@@ -328,19 +335,11 @@ def _read_document(file: Path) -> dict[str, Any]:
         document = load_yaml(file.read_text())
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read: {error}") from error
-    chronos = _mapping(_mapping(document, file.name).get("chronos"), f"{file.name}: chronos")
+    chronos = as_mapping(as_mapping(document, file.name).get("chronos"), f"{file.name}: chronos")
     for key in chronos:
         if key not in ("default_environment", "defaults", "environments"):
             raise SettingsError(f"{file.name}: chronos.{key} is not known")
     return chronos
-
-
-def _mapping(value: object, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise SettingsError(f"{where}: expected a mapping, got {type(value).__name__}")
-    return value
 
 
 def _require_known(key: str, where: str) -> None:
@@ -348,22 +347,6 @@ def _require_known(key: str, where: str) -> None:
         near = difflib.get_close_matches(key, KEYS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(KEYS)}"
         raise SettingsError(f"{where}: unknown setting {key!r}{hint}")
-
-
-def _typed(key: str, value: object, where: str) -> Any:
-    """A value from the file, which has a YAML type."""
-    wanted = _TYPES[key]
-    if key == _TRAINING:
-        return _mapping(value, f"{where}.{key}")
-    if get_origin(wanted) is tuple:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise SettingsError(f"{where}.{key}: expected a list of strings, got {value!r}")
-    if wanted is float and type(value) is int and abs(value) < 1e308:
-        return float(value)
-    if type(value) is not wanted:
-        raise SettingsError(f"{where}.{key}: expected {wanted.__name__}, got {value!r}")
-    return value
 
 
 def _from_variables(variables: Mapping[str, str]) -> dict[str, str]:
@@ -382,57 +365,10 @@ def _apply_text(values: dict[str, Any], texts: Mapping[str, str], *, flags: bool
         where = f"--set {key}" if flags else f"CHRONOS_{key.upper()}"
         group, _, name = key.partition(".")
         if group == _TRAINING and name:
-            values[group] = {**values.get(group, {}), name: _parsed_yaml(text, where)}
+            values[group] = {**values.get(group, {}), name: yaml_from_text(text, where)}
             continue
         _require_known(key, where)
-        values[key] = _parsed(key, text, where)
-
-
-def _parsed(key: str, text: str, where: str) -> Any:
-    wanted = _TYPES[key]
-    if key == _TRAINING:
-        return _mapping(_parsed_yaml(text, where), where)
-    if get_origin(wanted) is tuple:
-        return _parsed_list(text, where)
-    if wanted is bool:
-        if text.lower() in ("true", "1", "yes"):
-            return True
-        if text.lower() in ("false", "0", "no"):
-            return False
-        raise SettingsError(f"{where}: expected true or false, got {text!r}")
-    try:
-        return wanted(text)
-    except ValueError as error:
-        raise SettingsError(f"{where}: expected {wanted.__name__}, got {text!r}") from error
-
-
-def _parsed_yaml(text: str, where: str) -> Any:
-    try:
-        return load_yaml(text)
-    except ValueError as error:
-        raise SettingsError(f"{where}: {text!r} is not YAML: {error}") from error
-
-
-def _parsed_list(text: str, where: str) -> tuple[str, ...]:
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        items = None
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise SettingsError(f"{where}: expected a JSON list of strings, got {text!r}")
-    return tuple(items)
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, str]:
-    """`["key=value", …]` as a mapping.
-
-    Raises:
-        SettingsError: an item has no `=`.
-    """
-    for item in assignments:
-        if "=" not in item:
-            raise SettingsError(f"--set takes KEY=VALUE, got {item!r}")
-    return dict(item.split("=", 1) for item in assignments)
+        values[key] = from_text(_TYPES[key], text, where)
 
 
 def main(argv: list[str] | None = None) -> int:

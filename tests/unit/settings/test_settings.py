@@ -15,12 +15,12 @@ import pytest
 
 from chronos_ec2.errors import SettingsError
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.workstation.setting_values import parse_assignments
 from chronos_ec2.workstation.settings import (
     KEYS,
     Settings,
     check_environment_name,
     load_settings,
-    parse_assignments,
     sibling_environments,
 )
 
