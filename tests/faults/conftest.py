@@ -80,17 +80,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the report of a run in which everything held."""
+    """Write the report: of a run in which everything held, and of the cells of the matrix that held alone."""
     report = session.config.getoption("--report", None)
     tally = session.config.stash.get(_TALLY, None)
     if tally is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["faults_tally"] = tally.counts()
-    elif report is not None and tally is not None and exitstatus == 0:
-        files = ", ".join(word.rpartition("/")[2] for word in session.config.args)
+    elif report is not None and tally is not None:
+        proofs = tally.proofs() if exitstatus == 0 else {}
+        files = ", ".join(
+            sorted({word.partition("::")[0].rpartition("/")[2] for word in session.config.args})
+        )
         minutes = (time.monotonic() - _STARTED) / 60
         made = f"{files}, {datetime.now(UTC):%Y-%m-%d}, seed {tally.seed}, {minutes:.0f} min"
         old = report.read_text() if report.exists() else ""
-        report.write_text(page(old, tally.proofs(), tally.cells(), made))
+        if proofs or tally.cells():
+            report.write_text(page(old, proofs, tally.cells(), made))
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,8 @@ TRAINING: Final = (
     *("--set", f"checkpoint_every_steps={SAVED_EVERY}", "--set", "heartbeat_seconds=1"),
     *("--set", "log_upload_seconds=1", "--set", "kill_grace_seconds=9", "--set", "sample_seconds=1"),
 )
-PATIENCE_SECONDS: Final = 400.0
-"""From the strike until a machine that can end itself is gone; S3 may be down for a minute of it."""
+PATIENCE_SECONDS: Final = 900.0
+"""From the strike until a machine that can end itself is gone; each of a hundred calls may take five seconds."""
 CODES: Final = {
     "succeeded": ExitCode.OK,
     "failed": ExitCode.RUN_FAILED,
