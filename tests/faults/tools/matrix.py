@@ -45,7 +45,7 @@ TRAINING: Final = (
     *("--set", "log_upload_seconds=1", "--set", "kill_grace_seconds=9", "--set", "sample_seconds=1"),
 )
 PATIENCE_SECONDS: Final = 900.0
-"""From the strike until a machine that can end itself is gone; each of a hundred calls may take five seconds."""
+"""From the strike until a machine that can end itself is gone; a hundred calls may take 5 s each."""
 CODES: Final = {
     "succeeded": ExitCode.OK,
     "failed": ExitCode.RUN_FAILED,
