@@ -19,6 +19,7 @@ import pytest
 
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import REPOSITORY, load_settings
+from outside_looks import processes_naming
 from prefork import Prefork
 
 INVOKE = str(Path(sys.executable).with_name("invoke"))
@@ -173,35 +174,10 @@ class Cloud:
         ]
 
 
-def until(what: Callable[[], Any], words: str, seconds: float = 900) -> Any:
-    """Wait for something to be so."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.5)
-    raise AssertionError(words)
-
-
 def losses_in(lines: str) -> dict[int, float]:
     """The loss of each step, as a trainer prints it."""
     events = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
     return {event["step"]: event["loss"] for event in events if "loss" in event and event.get("step")}
-
-
-def processes_naming(folder: Path) -> list[str]:
-    """Command lines of the processes that have a folder in their environment or command line."""
-    needle, found = str(folder).encode(), []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
-            continue
-        try:
-            command = (process / "cmdline").read_bytes()
-            if needle in command or needle in (process / "environ").read_bytes():
-                found.append(f"{process.name}: {command.replace(bytes(1), b' ').decode(errors='replace')}")
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture(scope="session")

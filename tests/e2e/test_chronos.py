@@ -15,8 +15,9 @@ import time
 import pytest
 
 from chronos_ec2.exit_codes import ExitCode
+from outside_looks import until
 
-from .conftest import Cloud, until
+from .conftest import Cloud
 
 STEPS = 200
 FLAGS = ("--set", "trainer=chronos", "--set", f"max_steps={STEPS}", "--set", "training.log_steps=1")

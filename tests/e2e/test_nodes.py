@@ -20,8 +20,9 @@ import pytest
 
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation.settings import REPOSITORY
+from outside_looks import processes_naming, until
 
-from .conftest import Cloud, losses_in, processes_naming, until
+from .conftest import Cloud, losses_in
 
 TRAINER = "chronos_ec2.instance.trainers.chronos"
 STEPS, SAVED, HANG_AT = 10, 4, 7

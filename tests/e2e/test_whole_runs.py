@@ -14,9 +14,10 @@ import pytest
 
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.report.run_files import read_run
+from outside_looks import until
 
 from .canaries import Canaries, role_key_in
-from .conftest import Cloud, until
+from .conftest import Cloud
 
 
 def command(*argv: str) -> list[str]:

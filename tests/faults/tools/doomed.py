@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ from chronos_ec2.workstation.launch_files import user_data_values
 from chronos_ec2.workstation.outside_switch import switch_name
 from chronos_ec2.workstation.render import render_user_data
 from chronos_ec2.workstation.switch_service import OutsideSwitches
+from outside_looks import until
 from tools.fault_proxy import Request
 from tools.lab import ENVIRONMENT, SCHEDULE_GROUP, Lab
 
@@ -110,16 +110,20 @@ class Doomed:
 
     def wait_for(self, file: str, seconds: float = 180) -> None:
         """Wait until the machine has written a file of its disk."""
-        self._wait(lambda: (self.disk / file).exists(), seconds, f"{file} is missing")
+        self.wait_until((self.disk / file).exists, f"{file} is missing", seconds)
 
     def wait_for_refusals(self, times: int, seconds: float = 180) -> None:
         """Wait until the machine's broken `shutdown` was called so often."""
         calls = self.disk / "run" / "refused"
-        self._wait(lambda: len(calls.read_text().splitlines()) >= times, seconds, "shutdown was not called")
+        self.wait_until(
+            lambda: len(calls.read_text().splitlines()) >= times, "shutdown was not called", seconds
+        )
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
-        """Wait until something outside the machine is so."""
-        self._wait(condition, seconds, "it never came")
+    def wait_until(
+        self, condition: Callable[[], bool], complaint: str = "it never came", seconds: float = 180
+    ) -> None:
+        """Wait until something is so."""
+        until(condition, f"{self.id}: {complaint}", seconds, every=0.05)
 
     def jump(self, span: timedelta) -> None:
         """Set the machine's clock."""
@@ -137,7 +141,7 @@ class Doomed:
 
     def reason(self, seconds: float = 180) -> str:
         """Who ended it: EC2's code, once it is terminated."""
-        self._wait(lambda: self.state == "terminated", seconds, "it lives")
+        self.wait_until(lambda: self.state == "terminated", "it lives", seconds)
         return str(self._described()["StateReason"]["Code"])
 
     @property
@@ -148,12 +152,6 @@ class Doomed:
     def _described(self) -> Any:
         answer = self.lab.aws.ec2.describe_instances(InstanceIds=[self.id])
         return answer["Reservations"][0]["Instances"][0]
-
-    def _wait(self, condition: Callable[[], bool], seconds: float, complaint: str) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"{self.id}: {complaint}"
-            time.sleep(0.05)
 
 
 @contextmanager

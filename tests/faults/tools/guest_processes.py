@@ -50,14 +50,3 @@ def companions(disk: Path) -> list[int]:
     """What runs beside the phases, as copies of the bootstrap: the log's upload, the watch for a kill, …"""
     leader = bootstrap(disk)
     return [pid for pid in processes(disk, "/bootstrap.sh") if pid not in leader]
-
-
-def all_processes(disk: Path) -> list[str]:
-    """The command lines of every process that has the guest's disk in its environment or its words."""
-    found, needle = [], str(disk).encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (process / "cmdline").read_bytes()
-            if needle in words or needle in (process / "environ").read_bytes():
-                found.append(f"{process.name}: {words.replace(bytes(1), b' ').decode(errors='replace')}")
-    return found

@@ -18,9 +18,9 @@ from chronos_ec2.state.stored_checkpoints import list_stored
 from chronos_ec2.workstation.reap_plan import STAGED_GRACE
 from chronos_ec2.workstation.watch import watch
 from chronos_ec2.workstation.watch_screen import PHASES
+from outside_looks import processes_naming, until
 from tools.doomed import later
 from tools.fault_proxy import FaultProxy, Match, Request
-from tools.guest_processes import all_processes
 from tools.lab import ENVIRONMENT, LATER, LIVE, Lab
 
 _TRAINER: Final = """\
@@ -171,7 +171,7 @@ def play(lab: Lab, fault: Fault, phase: str, chance: random.Random) -> str:
         held = proxy.wait_held(PATIENCE_SECONDS, unless=lambda: not lab.instances())
         assert held is not None, f"the run never came to {phase}: {_console(cell)}"
         if PHASES.index(phase) >= PHASES.index("training"):
-            _wait(lambda: bool(_checkpoints(cell)), 20, "no checkpoint came to S3")
+            until(lambda: _checkpoints(cell), "no checkpoint came to S3", 20)
         fault.strike(cell)
         held.release()
         proxy.release_all()
@@ -185,21 +185,21 @@ def _see_end(cell: Cell, fault: Fault) -> str:
     gone = lambda: not lab.instances([*LIVE, "shutting-down"])  # noqa: E731
     ended = "itself"
     if fault.by_itself:
-        _wait(gone, PATIENCE_SECONDS, "the machine does not end")
+        until(gone, "the machine does not end", PATIENCE_SECONDS)
     else:
         time.sleep(2)
         assert not gone(), "it ended itself after all"
         ended = "schedule" if lab.schedules() else "reap"
         if ended == "schedule":
             with later(lab, LATER):
-                _wait(gone, 60, "the schedule did not end it")
+                until(gone, "the schedule did not end it", 60)
     unfinished = (lab.record(cell.run_id) or {}).get("outcome") is None
     if lab.state() is not None or lab.staged() or not gone() or unfinished:
         code, words = lab.reap(later=LATER, url=cell.laptop.url)
         if lab.staged():  # a writer may be about to publish it, for an hour
             code, words = lab.reap(later=STAGED_GRACE + LATER, url=cell.laptop.url)
         assert code == ExitCode.OK, words
-        _wait(gone, 30, "reap did not end it")
+        until(gone, "reap did not end it", 30)
     return ended
 
 
@@ -228,7 +228,7 @@ def _nothing_is_left(cell: Cell, story: str) -> None:
     lab, disks = cell.lab, cell.lab.home / "instances"
     assert lab.instances() == {}, story
     assert lab.state() is None and lab.staged() == [], story
-    _wait(lambda: not all_processes(cell.disk), 10, f"{story}: processes are left")
+    until(lambda: not processes_naming(cell.disk), f"{story}: processes are left", 10)
     assert list(disks.iterdir()) == [], story
     assert mounts_below(disks) == [], story
 
@@ -250,10 +250,3 @@ def _log(cell: Cell) -> str:
 def _console(cell: Cell) -> str:
     answer: dict[str, Any] = cell.lab.aws.ec2.get_console_output(InstanceId=cell.instance_id)
     return str(answer.get("Output", ""))
-
-
-def _wait(condition: Callable[[], bool], seconds: float, complaint: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, complaint
-        time.sleep(0.1)

@@ -19,6 +19,7 @@ from typing import Final
 
 from chronos_ec2.local_cloud.interruptions import PATH as INTERRUPT
 from chronos_ec2.workstation.watch_screen import PHASES
+from outside_looks import until
 from tools.doomed import s3_is_gone
 from tools.fault_proxy import Match, Request
 from tools.guest_processes import Find, boot_scripts, bootstrap, companions, processes, wrapper
@@ -181,11 +182,7 @@ def killed(find: Find) -> Callable[[Cell], None]:
     """SIGKILL to every process that is found; there has to be one, soon."""
 
     def strike(cell: Cell) -> None:
-        end = time.monotonic() + 20
-        while not (found := find(cell.disk)):
-            assert time.monotonic() < end, f"{find} finds no process"
-            time.sleep(0.02)
-        for pid in found:
+        for pid in until(lambda: find(cell.disk), f"{find} finds no process", 20, every=0.02):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

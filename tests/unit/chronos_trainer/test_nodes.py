@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import yaml
 from chronos_ec2.instance.place import free_port
 from chronos_ec2.instance.process_tree import descendants
 from chronos_ec2.workstation.settings import REPOSITORY
+from outside_looks import until
 
 from .conftest import SMALL, Outcome, is_alive
 
@@ -65,14 +65,6 @@ def test_two_machines_learn_what_one_process_does_and_only_the_first_one_writes(
     assert json.loads((second / "training.json").read_text())["status"] == "completed"
 
 
-def until(what: Callable[[], object], seconds: float = 300) -> None:
-    """Wait for something to be so."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("learning", [False, True], ids=["while the workers start", "while they learn"])
 def test_torchrun_and_its_workers_end_with_a_wrapper_that_is_killed(
     waves: Path, tmp_path: Path, *, learning: bool
@@ -82,11 +74,11 @@ def test_torchrun_and_its_workers_end_with_a_wrapper_that_is_killed(
     wrapper = start(tmp_path / "0", waves, nodes=1, processes=2, training_config=endless)
     metrics = tmp_path / "0" / "output" / "metrics.jsonl"
     try:
-        until(lambda: len(descendants(wrapper.pid)) >= 3)  # torchrun and two workers
+        until(lambda: len(descendants(wrapper.pid)) >= 3, "no torchrun with two workers", 300)
         if learning:
-            until(lambda: metrics.exists() and '"start"' in metrics.read_text())
+            until(lambda: metrics.exists() and '"start"' in metrics.read_text(), "no start", 300)
         below = descendants(wrapper.pid)
     finally:
         wrapper.kill()
         wrapper.communicate()
-    until(lambda: not any(is_alive(pid) for pid in below))
+    until(lambda: not any(is_alive(pid) for pid in below), "they live on", 300)
