@@ -109,3 +109,39 @@ def dumped(value: Any) -> bytes:
 
 DEEP = [b"[" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b"\xef\xbb\xbf{}", b"9" * 5000]
 """Too deep for a recursive reader, a mark that JSON does not know, a number too long for int()."""
+COMMAND_PIECES = [
+    *(
+        "$(touch canary)",
+        "`touch canary`",
+        "'; touch canary; '",
+        '"; touch canary; "',
+        "\n touch canary\n",
+        "${x[$(touch canary)]}",
+    ),
+    *(
+        "a[$(touch canary)]",
+        "$((1))",
+        "*",
+        "~",
+        "-n",
+        "--help",
+        "%s%n",
+        "\\",
+        "\x1f",
+        "\t",
+        "é",
+        "\x1b[2J",
+        "2h",
+        "30m",
+        "9" * 30,
+    ),
+    *(
+        "An error occurred (Throttling) when calling the X operation: ",
+        "i-0abc",
+        "2025-01-15-143022",
+        "dev",
+        "training",
+        "null",
+    ),
+]
+"""What a shell would run, take for a flag or a pattern, or cannot print; and words that it knows."""

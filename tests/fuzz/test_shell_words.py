@@ -7,44 +7,11 @@ import random
 import subprocess
 from pathlib import Path
 
+from nonsense import COMMAND_PIECES as PIECES
+
 from chronos_ec2.workstation.settings import REPOSITORY
 from faults.tools.tally import Tally
 
-PIECES = [
-    *(
-        "$(touch canary)",
-        "`touch canary`",
-        "'; touch canary; '",
-        '"; touch canary; "',
-        "\n touch canary\n",
-        "${x[$(touch canary)]}",
-    ),
-    *(
-        "a[$(touch canary)]",
-        "$((1))",
-        "*",
-        "~",
-        "-n",
-        "--help",
-        "%s%n",
-        "\\",
-        "\x1f",
-        "\t",
-        "é",
-        "\x1b[2J",
-        "2h",
-        "30m",
-        "9" * 30,
-    ),
-    *(
-        "An error occurred (Throttling) when calling the X operation: ",
-        "i-0abc",
-        "2025-01-15-143022",
-        "dev",
-        "training",
-        "null",
-    ),
-]
 READ = r"""
 set -Eeuo pipefail
 shopt -s inherit_errexit
