@@ -7,6 +7,7 @@ demo; each subject has its module in `verbs/`.
 
 from __future__ import annotations
 
+import io
 import sys
 
 from invoke.collection import Collection
@@ -22,6 +23,9 @@ from verbs.infrastructure import deploy, destroy, doctor
 from verbs.looking import compare, cost, export, fetch, logs, report, runs, watch
 from verbs.material import build_env, sample_data, upload
 from verbs.running import kill, launch, reap, render
+
+if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")  # what a log says, a terminal may have no letter for
 
 
 @task(help={"keep": "leave the embedded AWS running afterwards, to look around in it"})

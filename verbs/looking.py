@@ -9,9 +9,10 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from chronos_ec2.errors import UsageProblem
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import sibling_environments
-from verbs.common import ENV, JSON, RUN, STATE_FOLDER, clear_errors, positive_seconds, settings_of
+from verbs.common import ENV, JSON, RUN, STATE_FOLDER, clear_errors, count, positive_seconds, settings_of
 
 
 @task(
@@ -73,7 +74,7 @@ def runs(
     env: str | None = None,
     outcome: list[str] | None = None,
     since: str | None = None,
-    limit: int = 50,
+    limit: str = "50",
     metric: str = "WQL",
     json: bool = False,
 ) -> None:
@@ -85,7 +86,7 @@ def runs(
 
     settings = settings_of(env)
     with clear_errors():
-        outcomes = check_outcomes(outcome or [])
+        outcomes, most = check_outcomes(outcome or []), count("--limit", limit)
         aws = Aws(settings)
         cache = HistoryCache(STATE_FOLDER / "history.sqlite", aws.bucket, settings.environment)
         found = list_runs(
@@ -95,13 +96,14 @@ def runs(
             ec2=aws.ec2,
             since=parse_since(since, aws.clock()),
             outcomes=outcomes,
-            limit=max(0, limit),
+            limit=most + 1 if most else 0,
             cache=cache,
             now=aws.clock,
         )
-        print_runs(found, sys.stdout, metric=metric, filtered=bool(outcomes or since), as_json=json)
-        if limit and len(found) == limit:
-            print(f"the newest {limit}; --limit 0 lists all", file=sys.stderr)
+        shown = found[:most] if most else found
+        print_runs(shown, sys.stdout, metric=metric, filtered=bool(outcomes or since), as_json=json)
+        if len(found) > len(shown):
+            print(f"the newest {most}; --limit 0 lists all", file=sys.stderr)
 
 
 @task(
@@ -135,7 +137,7 @@ def logs(
     c: Context,
     env: str | None = None,
     run: str | None = None,
-    node: int = 0,
+    node: str = "0",
     follow: bool = False,
     grep: str | None = None,
     source: str | None = None,
@@ -145,6 +147,7 @@ def logs(
 
     settings = settings_of(env)
     with clear_errors():
+        number = count("--node", node)
         aws = Aws(settings)
         code = show_logs(
             aws.s3,
@@ -154,7 +157,7 @@ def logs(
             out=sys.stdout,
             err=sys.stderr,
             run_id=run,
-            node=node,
+            node=number,
             follow=follow,
             grep=grep,
             source=source,
@@ -197,11 +200,22 @@ def report(
     page = Path(into) if into else None
     with clear_errors():
         if folder is not None:
+            if env is not None or run is not None:
+                raise UsageProblem("--folder names the run already: leave --env and --run out")
             report_of_folder(Path(folder), into=page, out=sys.stdout)
             return
         settings = settings_of(env)
         aws = Aws(settings)
-        report_of_bucket(aws.s3, aws.bucket, settings.environment, into=page, out=sys.stdout, run_id=run)
+        report_of_bucket(
+            aws.s3,
+            aws.ec2,
+            aws.bucket,
+            settings.environment,
+            into=page,
+            out=sys.stdout,
+            run_id=run,
+            now=aws.clock,
+        )
 
 
 @task(

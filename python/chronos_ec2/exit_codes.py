@@ -35,4 +35,5 @@ class ExitCode(IntEnum):
     NOT_READY = 31
     RUN_INTERRUPTED = 32
     INTERRUPTED = 130
+    NOBODY_READS = 141
     TERMINATED = 143

@@ -52,9 +52,9 @@ def time_of(record: Record) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):  # also the year 1 in a zone east of UTC
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ def span_text(seconds: float) -> str:
 def size_text(count: float) -> str:
     """Bytes for a person: `512 B`, `3.4 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
+        if unit == "GB" or count < (999.5 if unit == "B" else 999.95):
             break
         count /= 1000
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

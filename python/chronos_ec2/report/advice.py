@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from chronos_ec2.report.run_files import entries
+from chronos_ec2.report.way_on import next_launch, reached_deadline
 
 _BY_STEP: Final = {
     "launch": "EC2 gave no machine: the error names the quota, the permission or the wrong value; "
@@ -36,10 +37,13 @@ def what_to_do(record: Mapping[str, Any], preflight: Mapping[str, Any]) -> list[
         for check in entries(preflight.get("checks"))
         if not check.get("ok") and check.get("remedy")
     ]
-    if outcome == "interrupted":
-        saved = record.get("checkpoint_step") is not None
-        way = f"invoke launch --env {environment}" + (f" --resume {run_id}" if saved else "")
-        return [f"EC2 took the spot machine back; go on with {way}"]
+    late = reached_deadline(outcome, record.get("error"))
+    if late or outcome == "interrupted":
+        way = next_launch(environment, run_id, record.get("checkpoint_step"), record.get("resume_from"))
+        why = "its deadline ended the run" if late else "EC2 took the spot machine back"
+        return [f"{why}; go on with {way}"]
     by_step = None if outcome == "killed" else _BY_STEP.get(str(record.get("failed_step")))
     said += [words for words in (_BY_OUTCOME.get(str(outcome)), by_step) if words]
-    return [*said, f"all that the machine said: invoke logs --env {environment} --run {run_id}"]
+    if outcome != "launch_failed":  # which had no machine that could say anything
+        said.append(f"all that the machine said: invoke logs --env {environment} --run {run_id}")
+    return said

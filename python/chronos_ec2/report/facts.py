@@ -56,9 +56,8 @@ def headline(run: RunFiles, now: datetime) -> Rows:
         rows.append(("Duration" if end else "So far", span_text(spent)))
     cost = mapping(record.get("cost_usd"))
     if cost:
-        rows.append(
-            ("Cost", ("at most " if cost.get("at_most") else "") + money_text(number(cost.get("total"))))
-        )
+        total = number(cost.get("total"))
+        rows.append(("Cost", ("at most " if cost.get("at_most") and total else "") + money_text(total)))
     metrics, naive = _metrics(run), mapping(_baselines(run).get("seasonal_naive"))
     for name in ("WQL", "MASE"):
         value, beside = number(metrics.get(name)), number(naive.get(name))

@@ -107,6 +107,9 @@ def _read(path: Path) -> _Table:
     levels = sorted(found for name in stored.column_names if (found := _level(name)) is not None)
     if not levels or not len(codes):
         raise ValueError("no quantiles, or no rows")
+    times = _seconds(stored["timestamp"])
+    if not np.isfinite(times).all():
+        raise ValueError("a row without a timestamp")
     order = np.argsort(codes, kind="stable")
     sorted_codes = codes[order]
     starts = np.flatnonzero(np.diff(sorted_codes, prepend=-2))
@@ -114,7 +117,7 @@ def _read(path: Path) -> _Table:
     return _Table(
         names=[names[code] for code in sorted_codes[starts]],
         starts=starts,
-        times=_seconds(stored["timestamp"])[order],
+        times=times[order],
         target=_floats(stored["target"])[order],
         quantiles=np.stack([_floats(stored[by_level[level]])[order] for level in levels], axis=1),
         levels=levels,
@@ -207,8 +210,9 @@ def _history(path: Path, name: str) -> list[tuple[float, float]]:
     names, codes = _names(stored)
     if name not in names:
         return []
-    mine = np.flatnonzero(codes == names.index(name))
-    return list(zip(_seconds(stored["timestamp"])[mine], _floats(stored["target"])[mine], strict=True))
+    times = _seconds(stored["timestamp"])
+    mine = np.flatnonzero((codes == names.index(name)) & np.isfinite(times))
+    return list(zip(times[mine], _floats(stored["target"])[mine], strict=True))
 
 
 def _ranking(wql: Floats, naive: Floats | None, order: list[int]) -> Chart | None:

@@ -22,18 +22,19 @@ TEMPLATE: Final = "report.html.j2"
 _Part = TypeVar("_Part")
 
 
-def report_page(run: RunFiles, parts: PageParts, now: datetime) -> str:
+def report_page(run: RunFiles, parts: PageParts, now: datetime, seen_at: datetime | None = None) -> str:
     """A run as a page.
 
     A part that cannot be made of what the run has left is named on the page; the others are there.
 
     Args:
-        now: for a run that goes on, and for the page's own date.
+        now: the page's own date.
+        seen_at: up to when a run without an end is counted; default: now.
 
     Raises:
         OSError: the template or the library is not there.
     """
-    problems = list(run.missing)
+    problems, until = list(run.missing), seen_at or now
 
     def tried(name: str, make: Callable[[], _Part]) -> _Part | None:
         return _tried(name, make, problems)
@@ -48,12 +49,12 @@ def report_page(run: RunFiles, parts: PageParts, now: datetime) -> str:
         "run": run,
         "record": run.record,
         "outcome": str(run.record.get("outcome") or ("running" if run.record else "unknown")),
-        "headline": tried("headline", lambda: facts.headline(run, now)) or [],
+        "headline": tried("headline", lambda: facts.headline(run, until)) or [],
         "advice": tried("advice", lambda: advice.what_to_do(run.record, run.preflight)) or [],
         "errors": tried("errors", lambda: facts.errors_table(run)) or [],
         "forecasts": forecasts,
-        "timeline": tried("timeline", lambda: facts.timeline(run.record, now)) or [],
-        "billed": tried("billed time", lambda: facts.billed_time(run.record, now)),
+        "timeline": tried("timeline", lambda: facts.timeline(run.record, until)) or [],
+        "billed": tried("billed time", lambda: facts.billed_time(run.record, until)),
         "cost": tried("cost", lambda: facts.cost_split(run.record)) or [],
         "tables": {
             "Run": tried("run", lambda: facts.run_facts(run)),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from chronos_ec2.errors import UsageProblem
 from chronos_ec2.report.run_files import flat, mapping, moment, number
-from chronos_ec2.words import money_text, span_text
+from chronos_ec2.words import span_text
+from chronos_ec2.workstation.run_cost import cost_text
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
+from chronos_ec2.workstation.run_metrics import read_training
 from chronos_ec2.workstation.s3 import get_json, in_parallel
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def compare(s3: S3Client, bucket: str, environment: str, run_ids: Sequence[str])
         record = get_json(s3, bucket, f"{prefix}run.json")
         if record is None:
             raise no_such_run(environment, run_id, list_run_ids(s3, bucket, environment))
-        return dict(_facts(record, get_json(s3, bucket, f"{prefix}training.json") or {}))
+        return dict(_facts(record, read_training(s3, bucket, prefix)))
 
     found = in_parallel(facts_of, run_ids)
     names = dict.fromkeys(name for facts in found for name in facts)
@@ -63,8 +65,9 @@ def _facts(record: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[t
     start, end = moment(record.get("started_at")), moment(record.get("ended_at"))
     if start and end:
         yield "duration", span_text((end - start).total_seconds())
-    if (cost := number(mapping(record.get("cost_usd")).get("total"))) is not None:
-        yield "cost", money_text(cost)
+    cost = mapping(record.get("cost_usd"))
+    if number(cost.get("total")) is not None:
+        yield "cost", str(cost_text(cost))
     metrics = {"metrics": training.get("metrics"), "baselines": training.get("baselines")}
     yield from flat(metrics if training else {"metrics": record.get("metrics")})
     git = mapping(record.get("git"))

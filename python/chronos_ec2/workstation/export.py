@@ -11,7 +11,7 @@ from chronos_ec2.report.points import Point, machine_points, training_points
 from chronos_ec2.report.run_files import flat, mapping, moment, number
 from chronos_ec2.workstation.mlflow_server import MlflowRefused, MlflowServer
 from chronos_ec2.workstation.run_ids import latest_run_id, list_run_ids, no_such_run, run_prefix
-from chronos_ec2.workstation.run_metrics import read_metrics
+from chronos_ec2.workstation.run_metrics import read_metrics, read_training
 from chronos_ec2.workstation.s3 import get_json
 
 if TYPE_CHECKING:
@@ -56,11 +56,15 @@ def export_run(
     record = get_json(s3, bucket, f"{prefix}run.json")
     if record is None:
         raise no_such_run(environment, run_id, list_run_ids(s3, bucket, environment))
-    training = get_json(s3, bucket, f"{prefix}training.json") or {}
+    training = read_training(s3, bucket, prefix)
     log = read_metrics(s3, bucket, prefix)
     step = -(-len(log.samples) // MOST_SAMPLES) or 1
     columns = {**training_points(log.training), **machine_points(log.samples[::step])}
-    tags = dict(_tags(record, f"s3://{bucket}/{prefix}"))
+    tags = {
+        OWN_ID: run_id,
+        "chronos.environment": environment,
+        **dict(_tags(record, f"s3://{bucket}/{prefix}")),
+    }
 
     experiment_id = _experiment(server, experiment)
     ours = _find(server, experiment_id, tags) or _create(server, experiment_id, record, tags)
@@ -81,8 +85,6 @@ def export_run(
 
 def _tags(record: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     """What tells our run from others, and what MLflow shows beside it; `mlflow.` names are MLflow's own."""
-    yield OWN_ID, str(record["run_id"])
-    yield "chronos.environment", str(record.get("environment"))
     yield "chronos.artifacts", where
     yield "mlflow.note.content", f"Model, forecasts, report and logs: {where}"
     for name in ("outcome", "failed_step", "error"):
@@ -124,7 +126,7 @@ def _create(
         "POST",
         "runs/create",
         experiment_id=experiment_id,
-        run_name=str(record["run_id"]),
+        run_name=tags[OWN_ID],
         start_time=_ms(moment(record.get("started_at"))),
         tags=_pairs(tags),
     )
@@ -135,7 +137,7 @@ def _curves(columns: Mapping[str, Sequence[Point]], record: Mapping[str, Any]) -
     start = moment(record.get("started_at"))
     for name, points in columns.items():
         for point in points:
-            if point.value is not None:
+            if point.value is not None and abs(point.step) < 2**63:
                 # The same moment at each export: MLflow keeps a figure once for a step and a moment.
                 yield _metric(name, point.value, int(point.step), point.at or start)
 

@@ -7,6 +7,7 @@ MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME with MLFLOW_TRACKING_PASSWORD
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import urllib.error
@@ -39,8 +40,7 @@ class MlflowServer:
     """
 
     def __init__(self, uri: str, variables: Mapping[str, str] = os.environ) -> None:
-        parts = urllib.parse.urlsplit(uri)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_of_http(uri):
             raise UsageProblem(f"--mlflow {uri!r}: expected a tracking server, like http://127.0.0.1:5000")
         self.uri = uri.rstrip("/")
         self._headers = {"Content-Type": "application/json", **_authorization(variables)}
@@ -63,7 +63,7 @@ class MlflowServer:
                 found = json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", error)
             raise ChronosError(f"{self.uri} does not answer ({why}); is it the tracking server?") from error
         except ValueError as error:
@@ -95,3 +95,11 @@ def _authorization(variables: Mapping[str, str]) -> dict[str, str]:
         pair = f"{user}:{variables.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
         return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
     return {}
+
+
+def _is_of_http(uri: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False

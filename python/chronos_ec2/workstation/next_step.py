@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from chronos_ec2.report.way_on import next_launch, reached_deadline
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from chronos_ec2.workstation.runs import RunRecord
 
-DEADLINE_WORDS = "deadline reached"
-"""How the machine's own reason begins when its deadline ended the run (shell/lib/deadline.sh)."""
-
-
-def reached_deadline(record: RunRecord) -> bool:
-    """Whether the run was ended shortly before its deadline, to save (shell/lib/deadline.sh).
-
-    It is `lost` when the machine went off before it had written more than the reason.
-    """
-    return record.outcome in ("failed", "lost") and (record.error or "").startswith(DEADLINE_WORDS)
-
 
 def next_command(record: RunRecord) -> str:
     """Fetch what succeeded, go on with what ran out of machine or of time, look at the log of the rest."""
-    if record.outcome == "interrupted" or reached_deadline(record):
+    if record.outcome == "interrupted" or reached_deadline(record.outcome, record.error):
         return way_on(record)
+    if record.outcome == "launch_failed":  # no machine has said anything
+        return f"invoke doctor --env {record.environment}"
     verb = "fetch" if record.outcome == "succeeded" else "logs"
     return f"invoke {verb} --env {record.environment} --run {record.run_id}"
 
@@ -41,17 +34,15 @@ def ec2_warning(state: Mapping[str, Any]) -> str | None:
 
 def way_on(record: RunRecord) -> str:
     """The launch that goes on with a run: from its own checkpoint, else from the run it went on from."""
-    source = record.run_id if record.checkpoint_step is not None else record.resume_from
-    return f"invoke launch --env {record.environment}" + (f" --resume {source}" if source else "")
+    return next_launch(record.environment, record.run_id, record.checkpoint_step, record.resume_from)
 
 
 def unfinished(records: Sequence[RunRecord]) -> list[str]:
     """A line for every run that another one could go on from, and none has, newest first."""
-    taken_up = {record.resume_from for record in records}
     lines = []
     for record in records:
-        late = reached_deadline(record)
-        if record.run_id in taken_up or not (late or record.outcome == "interrupted"):
+        late = reached_deadline(record.outcome, record.error)
+        if record.continued_by or not (late or record.outcome == "interrupted"):
             continue
         what = "ended by its deadline" if late else "interrupted"
         where = f" at step {record.interrupted_at_step}" if record.interrupted_at_step is not None else ""

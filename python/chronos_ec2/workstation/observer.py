@@ -199,8 +199,10 @@ class Observer:
         return None if known[1] is None or known[1].get("outcome") else known[1]
 
     def _cost_at_deadline(self, document: dict[str, Any] | None, state: Mapping[str, Any]) -> float | None:
-        deadline = moment(state["control"].get("deadline"))
-        return total_of(cost_until(document, deadline)) if document and deadline else None
+        deadline, instance_id = moment(state["control"].get("deadline")), state["instance_id"]
+        if document is None or deadline is None or not (instance_id or _names_machine(document)):
+            return None
+        return total_of(cost_until(document, deadline, instance_id))
 
     def _without_state(self, run_id: str) -> Sight:
         """The state file is gone, or another run's: run.json decides, else EC2."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chronos_ec2.report.way_on import DEADLINE_WORDS
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.state.stored_checkpoints import list_stored
-from chronos_ec2.workstation.next_step import DEADLINE_WORDS
-from chronos_ec2.workstation.run_cost import with_cost
+from chronos_ec2.workstation.run_cost import no_later, with_cost
 from chronos_ec2.workstation.s3 import decode_object, error_code, get_bytes, put_json, translate
 
 if TYPE_CHECKING:
@@ -242,7 +242,10 @@ def _ending(
     fate: Fate, record: Mapping[str, Any], state: Mapping[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
     state = state or {}
-    ended = {"ended_at": to_text(fate.ended_at or now), "end_seen": fate.ended_at is not None}
+    ended = {
+        "ended_at": to_text(fate.ended_at or no_later(record, now)),
+        "end_seen": fate.ended_at is not None,
+    }
     message = state.get("error_message")
     killed = state.get("status") == "killed" or message == "killed by operator"
     if not killed and not _had_machine(fate, record, state):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from chronos_ec2.state.clock import from_text, to_text
@@ -38,9 +38,15 @@ def with_cost(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "cost_usd": _cost(record)}
 
 
-def cost_until(record: Mapping[str, Any], moment: datetime) -> dict[str, Any] | None:
-    """What a run that goes on costs up to a moment; None where that is not known."""
-    cost: dict[str, Any] | None = with_cost(_as_if_ended(record, moment)).get("cost_usd")
+def cost_until(
+    record: Mapping[str, Any], moment: datetime, instance_id: str | None = None
+) -> dict[str, Any] | None:
+    """What a run that goes on costs up to a moment; None where that is not known.
+
+    Args:
+        instance_id: its machine by the state file, which names it first; a run without one costs nothing.
+    """
+    cost: dict[str, Any] | None = with_cost(_as_if_ended(record, moment, instance_id)).get("cost_usd")
     return cost
 
 
@@ -49,8 +55,12 @@ def billed_until(record: Mapping[str, Any], moment: datetime) -> int | None:
     return billed_seconds(record if record.get("ended_at") is not None else _as_if_ended(record, moment))
 
 
-def _as_if_ended(record: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
-    return {**record, "ended_at": to_text(moment), "outcome": "running"}
+def _as_if_ended(
+    record: Mapping[str, Any], moment: datetime, instance_id: str | None = None
+) -> dict[str, Any]:
+    machine = _object(record.get("instance"))
+    named = {"instance": {**machine, "id": machine.get("id") or instance_id}}
+    return {**record, **named, "ended_at": to_text(moment), "outcome": "running"}
 
 
 def total_of(cost: object) -> float | None:
@@ -82,8 +92,8 @@ def cost_text(cost: Mapping[str, Any] | None) -> str | None:
     """A cost in words, `$4.62` or `at most $4.62`; None for a run of which nothing is known."""
     if cost is None:
         return None
-    text = money_text(total_of(cost))
-    return f"at most {text}" if cost.get("at_most") else text
+    total = total_of(cost)
+    return f"at most {money_text(total)}" if cost.get("at_most") and total is not None else money_text(total)
 
 
 def cost_parts_text(cost: Mapping[str, Any] | None) -> str | None:
@@ -111,7 +121,8 @@ def rounded(dollars: float) -> float:
 def _cost(record: Mapping[str, Any]) -> dict[str, Any] | None:
     outcome = record.get("outcome")
     if _object(record.get("instance")).get("id") is None:
-        if outcome == "launch_failed":
+        waits = outcome == "running" and record.get("launched_at") is None
+        if outcome == "launch_failed" or waits:
             return {**dict.fromkeys((*PARTS, "total"), 0), "seconds": 0}
         if outcome in ("lost", "interrupted", "killed"):
             return None
@@ -136,6 +147,14 @@ def billed_seconds(record: Mapping[str, Any]) -> int | None:
     if _ended_unheard(record) and deadline is not None:
         end = min(end, deadline + SWITCH_MARGIN_SECONDS)
     return max(LEAST_SECONDS, end - start)
+
+
+def no_later(record: Mapping[str, Any], moment: datetime) -> datetime:
+    """A moment, or when the last switch has ended the run's machine, if that was before."""
+    deadline = _moment(record.get("deadline"))
+    if deadline is None:
+        return moment
+    return min(moment, datetime.fromtimestamp(deadline + SWITCH_MARGIN_SECONDS, UTC))
 
 
 def _ended_unheard(record: Mapping[str, Any]) -> bool:

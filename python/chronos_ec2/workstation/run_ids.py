@@ -74,6 +74,8 @@ def no_such_run(environment: str, run_id: str | None, known: Sequence[str]) -> N
     """The error for a run that is not there, with the ones that are."""
     if not known:
         return NoSuchRun(f"environment {environment} has had no run yet: invoke launch --env {environment}")
+    if run_id in known:
+        return NoSuchRun(f"run {run_id} of environment {environment} has left files, but no run.json")
     more = f" and {len(known) - SHOWN_IN_ERRORS} older" if len(known) > SHOWN_IN_ERRORS else ""
     listed = ", ".join(known[:SHOWN_IN_ERRORS])
     return NoSuchRun(f"environment {environment} has no run {run_id}; it has {listed}{more}")

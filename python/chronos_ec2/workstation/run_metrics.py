@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chronos_ec2.metrics_log import (
     PART_BYTES,
@@ -14,7 +14,7 @@ from chronos_ec2.metrics_log import (
     part_name,
     sort_records,
 )
-from chronos_ec2.workstation.s3 import get_bytes
+from chronos_ec2.workstation.s3 import RecordUnreadable, get_bytes, get_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -52,6 +52,18 @@ class PartsReader:
             if self._offset < PART_BYTES:
                 return
             self._number, self._offset = self._number + 1, 0
+
+
+def read_training(s3: S3Client, bucket: str, prefix: str) -> dict[str, Any]:
+    """A run's training.json; empty where it left none that can be read.
+
+    Raises:
+        StorageDenied: S3 refused.
+    """
+    try:
+        return get_json(s3, bucket, f"{prefix}training.json") or {}
+    except RecordUnreadable:
+        return {}
 
 
 def read_metrics(s3: S3Client, bucket: str, prefix: str) -> MetricsLog:

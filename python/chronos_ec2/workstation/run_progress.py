@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from chronos_ec2.metrics_log import Record, source_of, time_of
+from chronos_ec2.report.run_files import number
 
 MAX_LOSSES: Final = 4096
 MAX_SAMPLES: Final = 240
@@ -18,6 +19,9 @@ _STEP: Final = re.compile(r"step_(\d+)")
 _FETCHED: Final = re.compile(r"INFO  fetched so far: (.*)")
 _PART: Final = re.compile(r"(\w+) (\d+) bytes")
 _RATE_SECONDS: Final = 120
+_SILENT_GAPS: Final = 5
+"""After so many of the usual gaps, and a minute for the upload, nobody knows how long it still takes."""
+_UPLOAD_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,9 @@ class Progress:
 
     Attributes:
         step, total_steps: optimiser steps; None where nobody has told them.
-        seconds_left: of training, at the pace of the last two minutes.
+        seconds_left: of training, at the pace of the last two minutes; None when it has fallen silent.
         losses: the training's, oldest first, thinned.
+        first_loss, least_loss: of all of them.
         samples: the machine's newest samples, oldest first (docs/metrics.md).
         machine: what the machine is.
         fetched: what the machine fetches, by `environment` and `data`.
@@ -52,6 +57,8 @@ class Progress:
     total_steps: int | None = None
     seconds_left: float | None = None
     losses: tuple[float, ...] = ()
+    first_loss: float | None = None
+    least_loss: float | None = None
     samples: tuple[Record, ...] = ()
     machine: Record | None = None
     fetched: Mapping[str, Fetched] | None = None
@@ -85,6 +92,8 @@ class Tracker:
 
     def __init__(self) -> None:
         self._losses: list[float] = []
+        self._first: float | None = None
+        self._least: float | None = None
         self._stride, self._seen = 1, 0
         self._pace: deque[tuple[datetime, int]] = deque(maxlen=512)
         self._samples: deque[Record] = deque(maxlen=MAX_SAMPLES)
@@ -104,7 +113,7 @@ class Tracker:
             elif record.get("event") == "machine":
                 self._machine = record
             elif record.get("event") == "idle_gpu":
-                self._idle = _number(record.get("minutes"))
+                self._idle = number(record.get("minutes"))
             else:
                 self._take_sample(record)
 
@@ -127,6 +136,8 @@ class Tracker:
             total_steps=total,
             seconds_left=self._seconds_left(total, now),
             losses=tuple(self._losses),
+            first_loss=self._first,
+            least_loss=self._least,
             samples=tuple(self._samples),
             machine=self._machine,
             fetched=fetched_so_far(document, log),
@@ -135,24 +146,26 @@ class Tracker:
         )
 
     def _take_event(self, record: Record) -> None:
-        step, at = _number(record.get("step")), time_of(record)
+        step, at = number(record.get("step")), time_of(record)
         if step is not None and record.get("event") in ("metric", "eval", "resume"):
             self._step = int(step)
             if at is not None and record["event"] == "metric":
                 self._pace.append((at, int(step)))
-        loss = _number(record.get("loss"))
+        loss = number(record.get("loss"))
         if loss is not None and record.get("event") == "metric":
             if self._seen % self._stride == 0:
                 self._losses.append(loss)
             else:
                 self._losses[-1] = loss
             self._seen += 1
+            self._first = loss if self._first is None else self._first
+            self._least = loss if self._least is None else min(self._least, loss)
             if len(self._losses) >= MAX_LOSSES:
                 self._losses, self._stride = self._losses[1::2], self._stride * 2
 
     def _take_sample(self, record: Record) -> None:
         self._samples.append(record)
-        loads = [_number(gpu.get("util_percent")) for gpu in gpus_of(record)]
+        loads = [number(gpu.get("util_percent")) for gpu in gpus_of(record)]
         if record.get("phase") != "training" or any((load or 0) >= 2 for load in loads):
             self._idle = None
 
@@ -160,11 +173,15 @@ class Tracker:
         if total is None or len(self._pace) < 2:
             return None
         at, step = self._pace[-1]
-        then, first = next(one for one in self._pace if (at - one[0]).total_seconds() <= _RATE_SECONDS)
-        seconds = (at - then).total_seconds()
+        near = [one for one in self._pace if (at - one[0]).total_seconds() <= _RATE_SECONDS]
+        points = near if len(near) > 1 else list(self._pace)[-2:]
+        then, first = points[0]
+        seconds, silent = (at - then).total_seconds(), (now - at).total_seconds()
         if seconds <= 0 or step <= first:
             return None
-        return max(0.0, (total - step) * seconds / (step - first) - (now - at).total_seconds())
+        if step < total and silent > _UPLOAD_SECONDS + _SILENT_GAPS * seconds / (len(points) - 1):
+            return None
+        return max(0.0, (total - step) * seconds / (step - first) - silent)
 
 
 def gpus_of(sample: Record) -> list[Record]:
@@ -178,7 +195,7 @@ def total_steps(document: Mapping[str, Any] | None) -> int | None:
     config = _mapping((document or {}).get("config"))
     if config.get("trainer") not in _OWN_TRAINERS:
         return None
-    steps = _number(_mapping(config.get("training_config")).get("max_steps"))
+    steps = number(_mapping(config.get("training_config")).get("max_steps"))
     return None if steps is None else int(steps)
 
 
@@ -188,19 +205,17 @@ def fetched_so_far(document: Mapping[str, Any] | None, log: Sequence[str]) -> di
     if line is None:
         return None
     files = _mapping((document or {}).get("dataset")).get("files")
-    sizes = [_number(_mapping(file).get("bytes")) for file in files] if isinstance(files, list) else []
-    archive = _number(_mapping((document or {}).get("environment_archive")).get("bytes"))
+    sizes = [number(_mapping(file).get("bytes")) for file in files] if isinstance(files, list) else []
+    archive = number(_mapping((document or {}).get("environment_archive")).get("bytes"))
     totals = {"environment": archive, "data": sum(size or 0 for size in sizes) or None}
     fetched = {}
     for name, count in _PART.findall(line[1]):
         total = totals.get(name)
-        fetched[name] = Fetched(int(count), None if total is None else int(total))
+        # The machine counts what lies on its disk, which is a little more.
+        come = int(count) if total is None else min(int(count), int(total))
+        fetched[name] = Fetched(come, None if total is None else int(total))
     return fetched
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

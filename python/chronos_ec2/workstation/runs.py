@@ -46,6 +46,7 @@ class RunRecord:
         wql, baseline_wql: the model's weighted quantile loss, and the seasonal-naive forecast's.
         interrupted_at_step, checkpoint_step: how far it had come, and what of that is safe in S3.
         resume_from, resumed_from_step: the run that it went on from, and where.
+        continued_by: the newest run that went on from it, or from where it itself could be gone on from.
         git_commit: of the repository at the launch; a `+` behind it says that files differed from it.
         metrics, baseline_metrics: the model's figures, and the seasonal-naive forecast's, by name.
         usage: where its billed seconds went; None where nobody knows.
@@ -75,6 +76,7 @@ class RunRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     baseline_metrics: Mapping[str, float] = field(default_factory=dict)
     usage: Usage | None = None
+    continued_by: str | None = None
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -110,27 +112,17 @@ def list_runs(
     Raises:
         StorageDenied: S3 refused the listing or a record.
     """
-    trouble = None
-    try:
-        # The state comes first: a run writes its end before it drops the state, so one that is read
-        # afterwards without an end and without a state has truly lost its machine.
-        state = active_state(s3, bucket, environment)
-    except StateUnreadable as error:
-        state, trouble = None, f"{error}; clear it with invoke kill --env {environment}"
+    state, trouble = _active(s3, bucket, environment)
     kept: dict[str, dict[str, Any]] = {}
     fresh: dict[str, dict[str, Any]] = {}
 
     def one(run_id: str) -> RunRecord:
         held = state if state is not None and state["run_id"] == run_id else None
-        document: dict[str, Any] | None
         if run_id in kept:
-            document, problem = kept[run_id], None
-        else:
-            document, problem = _read(s3, bucket, environment, run_id)
-            if ec2 is not None and document is not None and _needs_an_end(document, held, now()):
-                document, problem = _completed(s3, ec2, bucket, environment, run_id, document, held, now)
-            if document is not None and problem is None:
-                fresh[run_id] = document
+            return parse_record(environment, run_id, kept[run_id], held, now())
+        document, problem = _looked_up(s3, ec2, bucket, environment, run_id, held, now)
+        if document is not None and problem is None:
+            fresh[run_id] = document
         record = parse_record(environment, run_id, document, held, now())
         found = problem or record.problem or (trouble if record.outcome == "unknown" else None)
         return replace(record, problem=found)
@@ -138,17 +130,68 @@ def list_runs(
     first = f"{since:%Y-%m-%d-%H%M%S}" if since else ""
     run_ids = [name for name in list_run_ids(s3, bucket, environment, first) if name >= first]
     found: list[RunRecord] = []
+    heirs: dict[str, str] = {}
     at_once = min(len(run_ids), max(limit, WORKERS)) if limit else len(run_ids)
     for begin in range(0, len(run_ids), at_once or 1):
         some = run_ids[begin : begin + at_once]
         kept = cache.find(some) if cache else {}
-        found += [one_ for one_ in in_parallel(one, some, workers=WORKERS) if _wanted(one_, outcomes)]
+        records = [_with_heir(record, heirs) for record in in_parallel(one, some, workers=WORKERS)]
+        found += [record for record in records if _wanted(record, outcomes)]
         if cache:
             cache.keep(fresh)
             fresh.clear()
         if limit and len(found) >= limit:
             return found[:limit]
     return found
+
+
+def look_up(
+    s3: S3Client,
+    ec2: EC2Client,
+    bucket: str,
+    environment: str,
+    run_id: str,
+    *,
+    now: Callable[[], datetime] = utc_now,
+) -> RunRecord:
+    """One run as `list_runs` has it; the record of one whose machine is gone is completed.
+
+    Raises:
+        StorageDenied: S3 refused.
+    """
+    state, _ = _active(s3, bucket, environment)
+    held = state if state is not None and state["run_id"] == run_id else None
+    document, problem = _looked_up(s3, ec2, bucket, environment, run_id, held, now)
+    record = parse_record(environment, run_id, document, held, now())
+    return replace(record, problem=problem or record.problem)
+
+
+def _active(s3: S3Client, bucket: str, environment: str) -> tuple[dict[str, Any] | None, str | None]:
+    """The state file, or what is wrong with it.
+
+    It is read before any record: a run writes its end before it drops the state, so one that is read
+    afterwards without an end and without a state has truly lost its machine.
+    """
+    try:
+        return active_state(s3, bucket, environment), None
+    except StateUnreadable as error:
+        return None, f"{error}; clear it with invoke kill --env {environment}"
+
+
+def _looked_up(
+    s3: S3Client,
+    ec2: EC2Client | None,
+    bucket: str,
+    environment: str,
+    run_id: str,
+    held: Mapping[str, Any] | None,
+    now: Callable[[], datetime],
+) -> tuple[dict[str, Any] | None, str | None]:
+    """A run's record, completed where EC2 may be asked and its machine is gone, or what is wrong with it."""
+    document, problem = _read(s3, bucket, environment, run_id)
+    if ec2 is not None and document is not None and _needs_an_end(document, held, now()):
+        return _completed(s3, ec2, bucket, environment, run_id, document, held, now)
+    return document, problem
 
 
 def check_outcomes(outcomes: Collection[str]) -> frozenset[str]:
@@ -161,6 +204,19 @@ def check_outcomes(outcomes: Collection[str]) -> frozenset[str]:
         if outcome not in OUTCOMES:
             raise UsageProblem(f"--outcome: got {outcome!r}, need one of {', '.join(OUTCOMES)}")
     return frozenset(outcomes)
+
+
+def _with_heir(record: RunRecord, heirs: dict[str, str]) -> RunRecord:
+    """The record with the newest run that went on from where it could be gone on from.
+
+    Args:
+        heirs: by run, the newest that went on from it; all newer runs have been here before.
+    """
+    source = record.run_id if record.checkpoint_step is not None else record.resume_from
+    heir = heirs.get(record.run_id) or heirs.get(str(source))
+    if record.resume_from:
+        heirs.setdefault(record.resume_from, record.run_id)
+    return replace(record, continued_by=heir)
 
 
 def _wanted(record: RunRecord, outcomes: Collection[str]) -> bool:
@@ -234,6 +290,7 @@ def parse_record(
     ended = moment(document.get("ended_at"))
     outcome = document.get("outcome") or ("running" if state else "unknown")
     until = ended or (now if outcome == "running" else None)
+    instance_id = _text(machine.get("id")) or _text(state.get("instance_id"))
     metrics, baselines = _figures(_mapping(document.get("metrics")))
     return RunRecord(
         run_id=run_id,
@@ -245,17 +302,18 @@ def parse_record(
         started_at=started,
         ended_at=ended,
         duration_seconds=max(0.0, (until - started).total_seconds()) if until and started else None,
-        cost_usd=cost_until(document, now) if outcome == "running" else _cost(document),
+        cost_usd=cost_until(document, now, instance_id) if outcome == "running" else _cost(document),
         wql=metrics.get("WQL"),
         baseline_wql=baselines.get("WQL"),
         git_commit=_commit(document),
         metrics=metrics,
         baseline_metrics=baselines,
         instance_type=_text(machine.get("type")) or _text(state.get("instance_type")),
-        instance_id=_text(machine.get("id")) or _text(state.get("instance_id")),
+        instance_id=instance_id,
         nodes=nodes_of(state, document),
         resume_from=_text(document.get("resume_from")),
         **{name: _step(document.get(name)) for name in _STEPS},
+        continued_by=None,
         usage=usage_of(document, billed_until(document, now), now, state) if started else None,
         problem="run.json has no end, and no state file holds the run" if outcome == "unknown" else None,
     )

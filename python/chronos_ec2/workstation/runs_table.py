@@ -13,6 +13,12 @@ from chronos_ec2.workstation.runs import RunRecord
 
 HEADLINE: Final = "WQL"
 _COMMIT_LETTERS: Final = 8
+_METRIC: Final = 6
+_LEAST_TELLING: Final = (
+    *("COMMIT", "BASELINE", "STARTED (UTC)", "INSTANCE", "FAILED STEP"),
+    *("", "DURATION", "COST"),
+)
+"""The columns in the order in which a narrow terminal loses them; the empty name is the metric's."""
 
 
 def print_runs(
@@ -91,9 +97,25 @@ def _draw(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], out: TextI
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=out)
     colours = {"succeeded": "green", "running": "cyan", "unknown": "yellow"}
-    table = Table(*headings, box=None, padding=(0, 1), pad_edge=False)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    places = fitting(headings, rows, console.width)
+    for place in places:
+        widest = max(len(row[place]) for row in rows) if place == 0 else None
+        table.add_column(headings[place], no_wrap=True, min_width=widest)
     for row in rows:
         colour = colours.get(row[1].split()[0], "red")
-        table.add_row(Text(row[0]), Text(row[1], style=colour), *map(Text, row[2:]))
-    Console(file=out).print(table)
+        table.add_row(*(Text(row[place], style=colour if place == 1 else "") for place in places))
+    console.print(table)
+
+
+def fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that a terminal has room for; what says least about a run goes first."""
+    widths = [max(map(len, column)) + 2 for column in zip(headings, *rows, strict=True)]
+    kept = list(range(len(headings)))
+    for name in _LEAST_TELLING:
+        if sum(widths[place] for place in kept) - 2 <= width:
+            break
+        kept.remove(headings.index(name) if name else _METRIC)
+    return kept

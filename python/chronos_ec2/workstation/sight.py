@@ -120,7 +120,8 @@ def cost_so_far(sight: Sight) -> str:
     if so_far is None or sight.outcome is not None:
         return ""
     later = sight.cost_at_deadline_usd
-    return f"{so_far} so far" + (f", {money_text(later)} at the deadline" if later is not None else "")
+    late = sight.deadline is not None and sight.seen_at >= sight.deadline
+    return f"{so_far} so far" + ("" if later is None or late else f", {money_text(later)} at the deadline")
 
 
 def summary(sight: Sight) -> Iterator[str]:
@@ -150,6 +151,11 @@ def summary(sight: Sight) -> Iterator[str]:
         where = "" if record.resumed_from_step is None else f"step {record.resumed_from_step} of "
         yield f"  went on from: {where}run {record.resume_from}"
     yield f"  next: {next_command(record)}"
+
+
+def one_line(text: str) -> str:
+    """Text of any form in a line that cannot steer the terminal."""
+    return " ".join(printable(text).split())
 
 
 def printable(text: str) -> str:

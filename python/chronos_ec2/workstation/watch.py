@@ -64,8 +64,8 @@ def watch(
 
     Raises:
         NoSuchRun: there is no trace of that run.
-        ChronosError: AWS refused, could not be reached for `OUTAGE_LIMIT`, or nothing says for
-            `UNKNOWN_LIMIT` what became of the run.
+        ChronosError: AWS refused, could not be reached at the first look or later for `OUTAGE_LIMIT`, or
+            nothing says for `UNKNOWN_LIMIT` what became of the run.
     """
     observer = Observer(
         s3, ec2, bucket, environment, run_id, heartbeat_seconds=heartbeat_seconds, now=now, sleep=sleep

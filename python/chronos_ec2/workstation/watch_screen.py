@@ -14,7 +14,7 @@ from rich.text import Text
 from chronos_ec2.metrics_log import Record
 from chronos_ec2.words import size_text, span_text
 from chronos_ec2.workstation.run_progress import gpus_of
-from chronos_ec2.workstation.sight import Phase, Sight, cost_so_far, printable
+from chronos_ec2.workstation.sight import Phase, Sight, cost_so_far, one_line, printable
 
 PHASES: Final = (
     *("initialization", "system_setup", "venv_download", "gpu_preflight"),
@@ -51,6 +51,7 @@ class Screen:
         self._full, self._half, self._empty = ("━", "╸", "━") if fine else ("#", "#", ".")
         self._done, self._now, self._later, self._bad = "✔▶·✘" if fine else "x>.!"
         self._rule, self._dot = ("─", " · ") if fine else ("-", ", ")
+        self._celsius = "°C" if fine else "C"
 
     def draw(self, sight: Sight, now: datetime, width: int, height: int, note: str | None) -> Text:
         """The screen, in exactly so many lines or fewer."""
@@ -92,6 +93,8 @@ class Screen:
                 cost += f" (in {span_text(max(0, (sight.deadline - now).total_seconds()))})"
             facts.append(cost)
         lines = [spread(where, Text(machine.strip(), style="dim"), width)]
+        if cell_len(where.plain) > width:  # how it goes is what must not be cut
+            lines = [where[-len(sight.word) :], where[: -len(sight.word)]]
         whole = self._dot.join(facts)
         # The dollars get a line of their own rather than be cut.
         lines += (
@@ -99,7 +102,7 @@ class Screen:
         )
         if record is not None and record.usage is not None:
             lines.append(Text(record.usage.sentence, style="dim"))
-        lines += [Text(printable(word), style="yellow") for word in self._alarms(sight, age, note)]
+        lines += [Text(one_line(word), style="yellow") for word in self._alarms(sight, age, note)]
         return lines
 
     def _alarms(self, sight: Sight, age: float, note: str | None) -> Iterable[str]:
@@ -175,11 +178,11 @@ class Screen:
     # -- training and machine
 
     def _training(self, sight: Sight, width: int) -> list[Text]:
-        losses = sight.progress.losses
+        progress, losses = sight.progress, sight.progress.losses
         if not losses:
             return []
         words = f" loss  {losses[-1]:<10.4g}"
-        end = f"  first {losses[0]:.4g}, least {min(losses):.4g}"
+        end = f"  first {progress.first_loss:.4g}, least {progress.least_loss:.4g}"
         room = max(0, min(60, width - len(words) - len(end) - 1))
         row = Text(words, style="bold").append(self.spark(losses, room), style="cyan")
         return [row.append(end, style="dim")]
@@ -206,7 +209,7 @@ class Screen:
         index = gpu.get("index", 0)
         loads = [one.get("util_percent") for s in samples for one in gpus_of(s) if one.get("index") == index]
         row = self._load(f" GPU {index}", loads).append(f"  memory {share_text(gpu, 'memory')}")
-        for key, unit in (("temperature_celsius", "°C"), ("power_watts", "W")):
+        for key, unit in (("temperature_celsius", self._celsius), ("power_watts", "W")):
             if gpu.get(key) is not None:
                 row.append(f"  {gpu[key]:.0f} {unit}")
         name = f"  {names.get(index) or ''}"
@@ -244,7 +247,9 @@ def share_text(holder: Record, name: str) -> str:
     used, total = holder.get(f"{name}_bytes"), holder.get(f"{name}_total_bytes")
     if used is None or total is None:
         return "?"
-    return f"{used / 1e9:.1f} of {size_text(total)}"
+    whole = size_text(total)
+    scale = next(size for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1)) if unit in whole)
+    return f"{used / scale:.1f} of {whole}"
 
 
 def spread(left: Text, right: Text, width: int) -> Text:

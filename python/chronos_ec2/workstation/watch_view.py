@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.words import size_text, span_text
-from chronos_ec2.workstation.sight import Sight, age_text, cost_so_far, printable, summary
+from chronos_ec2.workstation.sight import Sight, age_text, cost_so_far, one_line, printable, summary
 
 
 class View(Protocol):
@@ -91,8 +91,8 @@ class PlainView:
             age_text(sight),
             progress_text(sight),
             cost_so_far(sight),
-            printable(sight.detail or ""),
-            printable(sight.progress.kernel or ""),
+            one_line(sight.detail or ""),
+            one_line(sight.progress.kernel or ""),
         )
 
     def _say(self, text: str) -> None:

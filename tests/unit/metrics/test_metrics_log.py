@@ -39,7 +39,7 @@ def test_a_trainer_may_have_a_source_of_its_own() -> None:
     assert source_of({"event": "metric", "source": "validation set"}) == "trainer"
 
 
-@pytest.mark.parametrize("text", [None, 17, "yesterday", "2026-11-27T17:06:30"])
+@pytest.mark.parametrize("text", [None, 17, "yesterday", "2026-11-27T17:06:30", "0001-01-01T00:00:00+05:00"])
 def test_a_time_that_is_none_is_no_time(text: object) -> None:
     assert time_of({"t": text}) is None
 

@@ -211,6 +211,10 @@ def test_the_kernels_messages_about_gpus_and_memory_are_found_with_their_time(tm
         "6,1,100,-;Linux version 6.8\n"
         f"4,2,5000000,-;{XID}\n SUBSYSTEM=pci\n"
         "no record\n"
+        "5,2,5000001,-;nvidia: loading out-of-tree module taints kernel.\n"
+        "6,2,5000002,-;NVRM: loading NVIDIA UNIX x86_64 Kernel Module  535.183.01\n"
+        "6,2,5000003,-;[drm] Initialized nvidia-drm 0.0.0 20160202 for 0000:00:1e.0 on minor 0\n"
+        "6,2,5000004,-;nvidia-uvm: Loaded the UVM driver, major device number 241.\n"
         "3,3,6000000,-;Out of memory: Killed process 77 (python3)\n"
     )
     log = KernelLog(tmp_path / "kmsg", booted_at=lambda: 1_700_000_000)

@@ -115,6 +115,14 @@ def test_a_run_that_goes_on_costs_up_to_now() -> None:
     assert total_of(cost) == 0.768111
 
 
+def test_a_run_that_still_looks_for_a_machine_costs_nothing() -> None:
+    waiting = {**TABLE["base"], "ended_at": None, "outcome": None, "instance": {"id": None}}
+    waiting.pop("launched_at", None)
+    assert total_of(cost_until(waiting, START + timedelta(hours=2))) == 0
+    named = cost_until(waiting, START + timedelta(hours=2), "i-0abc")
+    assert named is not None and named["seconds"] == 7200, "the state file names it first"
+
+
 def test_the_cost_of_a_run_without_prices_is_not_known() -> None:
     assert cost_until({"started_at": to_text(START)}, START) is None
     assert total_of(None) is None

@@ -7,8 +7,11 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from chronos_ec2.instance.metrics import (
@@ -22,7 +25,7 @@ from chronos_ec2.report.forecasts import read_forecasts
 from chronos_ec2.report.run_files import READ
 from chronos_ec2.report.series_errors import best_median_worst, mase_by_series, wql_by_series
 
-from .conftest import record
+from .conftest import RUN, record
 
 Write = Callable[[Path], Path]
 
@@ -121,6 +124,43 @@ def test_a_failed_run_says_what_failed_and_what_to_do(
     for part in ("What went wrong", "gpu_preflight", "preflight: disk: 3 GB free", "disk: raise volume_gb"):
         assert part in text
     assert "training.json is not there" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "advised"),
+    [
+        (
+            {"outcome": "failed", "error": "deadline reached: saved", "checkpoint_step": 80},
+            f"its deadline ended the run; go on with invoke launch --env dev --resume {RUN}",
+        ),
+        (
+            {"outcome": "interrupted", "error": "taken back", "resume_from": "2025-01-14-080000"},
+            "go on with invoke launch --env dev --resume 2025-01-14-080000",
+        ),
+        ({"outcome": "launch_failed", "error": "quota"}, "the run never had a machine"),
+    ],
+)
+def test_it_advises_what_watch_advises(
+    changes: dict[str, Any], advised: str, write_page: Write, tmp_path: Path
+) -> None:
+    told = record({}, failed_step="training", **changes)
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    text = write_page(tmp_path).read_text()
+    assert advised in text
+    assert ("invoke logs" in text) == (changes["outcome"] not in ("failed", "interrupted", "launch_failed"))
+
+
+def test_a_forecast_without_a_time_costs_the_forecasts_alone(
+    plain_run: Path, write_page: Write, tmp_path: Path
+) -> None:
+    run = shutil.copytree(plain_run, tmp_path / "run")
+    stored = pq.read_table(run / "forecasts.parquet")
+    times = [None, *stored["timestamp"].to_pylist()[1:]]
+    place = stored.column_names.index("timestamp")
+    stored = stored.set_column(place, "timestamp", pa.array(times, stored["timestamp"].type))
+    pq.write_table(stored, run / "forecasts.parquet")
+    text = write_page(run).read_text()
+    assert "forecasts: ValueError: a row without a timestamp" in text and "Training loss" in text
 
 
 @pytest.mark.parametrize("name", READ)

@@ -22,7 +22,7 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation import commands
 from chronos_ec2.workstation.settings import REPOSITORY, load_settings
 
-from .conftest import load_tasks
+from .conftest import INVOKE, load_tasks
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = {
@@ -123,6 +123,10 @@ ENDS = [
     (("launch", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
     (("deploy", "--env", "local"), ExitCode.LOCAL_CLOUD_DOWN, "invoke local.start"),
     (("fetch", "--env", "dev"), ExitCode.NO_CREDENTIALS, "credentials"),
+    (("runs", "--limit", "abc"), ExitCode.USAGE, "--limit: got 'abc'"),
+    (("runs", "--limit=-1"), ExitCode.USAGE, "--limit: got '-1'"),
+    (("logs", "--node", "x"), ExitCode.USAGE, "--node: got 'x'"),
+    (("report", "--folder", "x", "--run", "2025-01-15-143022"), ExitCode.USAGE, "leave --env and --run out"),
 ]
 
 
@@ -135,6 +139,33 @@ def test_an_error_is_a_line_and_a_code_and_no_traceback(
     assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_reader_that_has_enough_ends_a_task_without_a_word() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [str(INVOKE), "render", "--env", "dev"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (ExitCode.NOBODY_READS, "")
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_what_it_can_show() -> None:
+    code = "import tasks; print('50 % \u2588\u2588')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "50 % ??\n"), done.stderr
 
 
 def test_a_wrong_settings_file_is_a_line_as_well(invoke: Call) -> None:

@@ -135,3 +135,19 @@ def test_json_has_every_fact(world: Any) -> None:
     facts = {fact["name"]: fact for fact in found["facts"]}
     assert facts["metrics.WQL"] == {"name": "metrics.WQL", "values": ["0.17", "0.12"], "differs": True}
     assert facts["config.training_config.max_steps"]["differs"] is False
+
+
+def test_what_cannot_be_read_costs_its_facts_alone(world: Any) -> None:
+    put(world, FIRST)
+    put(world, SECOND, cost_usd={"total": 4.69, "at_most": True})
+    world.put(f"dev/{SECOND}/training.json", b"junk")
+    rows = rows_of(world, FIRST, SECOND)
+    assert rows["metrics.WQL"].values == ("0.17", None)
+    assert rows["cost"].values == ("$1.50", "at most $4.69")
+
+
+def test_a_run_that_left_files_and_no_record_is_said_so(world: Any) -> None:
+    put(world, FIRST)
+    world.put(f"dev/{SECOND}/config.yaml", b"x")
+    with pytest.raises(NoSuchRun, match=r"no run\.json"):
+        rows_of(world, FIRST, SECOND)

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -182,7 +183,9 @@ def test_a_long_configuration_goes_in_several_calls(world: Any, uri: str) -> Non
     assert len(params) == 230 and len(params["key229"]) >= 500
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/x", "databricks", "http://"])
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "file:///tmp/x", "databricks", "http://", "http://[bad", "http://127.0.0.1:abc"]
+)
 def test_what_is_no_server_is_refused(uri: str) -> None:
     with pytest.raises(UsageProblem, match="tracking server"):
         MlflowServer(uri)
@@ -194,9 +197,35 @@ def test_a_server_that_is_not_there_is_named(world: Any) -> None:
         export(world, "http://127.0.0.1:9", "x")
 
 
+def test_a_server_that_does_not_speak_http_is_named(world: Any) -> None:
+    world.end_run("failed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with server.accept()[0] as caller:
+                caller.sendall(b"SSH-2.0-x\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(ChronosError, match="is it the tracking server"):
+            export(world, f"http://127.0.0.1:{server.getsockname()[1]}", "x")
+
+
+def test_a_record_that_lacks_its_id_and_odd_figures_are_exported(world: Any, uri: str) -> None:
+    world.end_run("succeeded")
+    body = world.run_document()
+    del body["run_id"]
+    world.put(f"dev/{RUN}/run.json", body)
+    world.put(f"dev/{RUN}/training.json", b"junk")
+    world.put(
+        f"dev/{RUN}/metrics.jsonl", '{"event": "metric", "step": 1e30, "loss": 1}\n' + event(10, 2.0, 1)
+    )
+    ours = export(world, uri, "odd", run_id=RUN)
+    assert history(uri, ours, "loss") == [(10, 2.0)]
+
+
 def test_a_run_without_a_record_is_named(world: Any, uri: str) -> None:
     world.put(f"dev/{RUN}/logs/bootstrap.log", b"x")
-    with pytest.raises(NoSuchRun):
+    with pytest.raises(NoSuchRun, match=r"no run\.json"):
         export(world, uri, "none", run_id=RUN)
 
 

@@ -127,6 +127,24 @@ def test_runs_name_the_way_on_of_those_that_nobody_has_taken_up(world: Any) -> N
     assert (earlier.interrupted_at_step, unfinished(listed)) == (123, [])
 
 
+def test_a_filter_does_not_hide_who_went_on(world: Any) -> None:
+    world.end_run("interrupted", checkpoint_step=120)
+    world.end_run("succeeded", LATER, resume_from=RUN)
+    (listed,) = list_runs(world.s3, world.bucket, "dev", outcomes=["interrupted"], now=world.clock.now)
+    assert (listed.continued_by, unfinished([listed])) == (LATER, [])
+
+
+def test_a_run_that_saved_nothing_is_not_gone_on_from_where_another_has(world: Any) -> None:
+    latest = "2025-01-16-143022"
+    world.end_run("interrupted", checkpoint_step=120)
+    world.end_run("interrupted", LATER, resume_from=RUN)
+    listed = list_runs(world.s3, world.bucket, "dev", now=world.clock.now)
+    (line,) = unfinished(listed)
+    assert line.startswith(LATER) and line.endswith(f"--resume {RUN}")
+    world.end_run("succeeded", latest, resume_from=RUN)
+    assert unfinished(list_runs(world.s3, world.bucket, "dev", now=world.clock.now)) == []
+
+
 @pytest.mark.parametrize("outcome", ["failed", "lost"])
 def test_runs_name_the_way_on_of_one_that_its_deadline_has_ended(world: Any, outcome: str) -> None:
     world.end_run(outcome, error="deadline reached: the machine goes off at …", checkpoint_step=120)
@@ -144,6 +162,7 @@ def test_runs_name_the_way_on_of_one_that_its_deadline_has_ended(world: Any, out
             f"invoke fetch --env dev --run {RUN}",
         ),
         (ended("failed"), f"invoke logs --env dev --run {RUN}"),
+        (ended("launch_failed"), "invoke doctor --env dev"),
         (ended("interrupted"), "invoke launch --env dev"),
         (
             ended("failed", error="deadline reached: …", checkpoint_step=7),

@@ -94,6 +94,37 @@ def test_the_pace_is_that_of_the_last_two_minutes() -> None:
     assert tracker.progress(DOCUMENT, None, (), NOW + timedelta(seconds=60)).seconds_left == 140
 
 
+def test_steps_that_take_minutes_have_a_pace_as_well() -> None:
+    tracker = Tracker()
+    tracker.take([metric(number * 10, number * 150) for number in range(11)])
+    seen = tracker.progress(DOCUMENT, None, (), NOW + timedelta(seconds=1500))
+    assert seen.seconds_left == pytest.approx(200 * 15)
+
+
+def test_nobody_knows_how_long_a_training_takes_that_says_nothing_any_more() -> None:
+    tracker = Tracker()
+    tracker.take([metric(step, step) for step in range(140, 151)])
+    late = [tracker.progress(DOCUMENT, None, (), NOW + timedelta(seconds=150 + s)) for s in (50, 500)]
+    assert late[0].seconds_left == pytest.approx(100) and late[1].seconds_left is None
+
+
+def test_the_first_and_the_least_loss_outlive_the_thinning() -> None:
+    tracker = Tracker()
+    losses = [100.0, *([50.0] * 3000), 1.0, *([50.0] * 3000)]
+    tracker.take(metric(step, loss=loss) for step, loss in enumerate(losses))
+    seen = tracker.progress(DOCUMENT, None, (), NOW)
+    assert (seen.first_loss, seen.least_loss) == (100.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"step": 10**400}, {"loss": 10**400, "step": 1}, {"step": 1, "t": "0001-01-01T00:00:00+05:00"}]
+)
+def test_what_no_clock_and_no_counter_can_hold_ends_no_watch(odd: dict[str, Any]) -> None:
+    tracker = Tracker()
+    tracker.take([{"event": "metric", **odd}, metric(7, loss=0.5)])
+    assert tracker.progress(DOCUMENT, None, (), NOW).step == 7
+
+
 def test_a_command_of_ones_own_has_no_known_end() -> None:
     command = {"config": {"trainer": "command", "training_config": {"max_steps": 300}}}
     tracker = Tracker()
@@ -133,7 +164,7 @@ def test_bytes_come_from_the_newest_line_that_tells_them() -> None:
         "2025-01-15T14:30:32Z INFO  fetched so far: environment 500 bytes data 12 bytes",
         "2025-01-15T14:30:33Z INFO  phase gpu_preflight",
     ]
-    assert fetched_so_far(DOCUMENT, log) == {"environment": Fetched(500, 400), "data": Fetched(12, 30)}
+    assert fetched_so_far(DOCUMENT, log) == {"environment": Fetched(400, 400), "data": Fetched(12, 30)}
     assert Fetched(500, 400).share == 1.0 and Fetched(5, None).share is None
     assert fetched_so_far(None, log) == {"environment": Fetched(500, None), "data": Fetched(12, None)}
     assert fetched_so_far(DOCUMENT, log[2:]) is None

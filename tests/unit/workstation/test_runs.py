@@ -211,6 +211,23 @@ def test_the_table_on_a_terminal_takes_no_markup_from_records(
     assert "[bold]x[/nope]" in out.getvalue()
 
 
+@pytest.mark.parametrize(("width", "lost"), [(200, 0), (80, 3), (40, 6), (20, 8)])
+def test_a_narrow_terminal_loses_columns_and_no_run_id(
+    world: Any, monkeypatch: pytest.MonkeyPatch, width: int, lost: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    world.end_run("succeeded", metrics={"WQL": 0.17}, git={"commit": "0123456789abcdef"})
+    out = Terminal()
+    print_runs(runs(world), out)
+    heading, row = out.getvalue().splitlines()[:2]
+    named = ("OUTCOME", "FAILED STEP", "STARTED", "DURATION", "COST", "WQL", "BASELINE", "INSTANCE", "COMMIT")
+    assert RUN in row and len(row.rstrip()) <= width
+    assert len([name for name in named if name not in heading]) >= lost
+    assert ("COMMIT" in heading) == (lost == 0)
+
+
 def test_no_color_is_respected(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     world.end_run("failed")

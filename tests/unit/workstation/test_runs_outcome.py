@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from chronos_ec2.errors import StorageDenied
-from chronos_ec2.state.clock import from_text
+from chronos_ec2.state.clock import from_text, to_text
 from chronos_ec2.workstation.outcome import (
     REASONS,
     Fate,
@@ -154,6 +154,13 @@ def test_a_run_whose_machine_is_gone_is_recorded_as_lost(world: Any) -> None:
     assert record["error"] == GONE.words
     assert from_text(record["ended_at"]) == world.clock.now()
     assert record["deadline"] == "2025-01-16T00:00:00Z"
+
+
+def test_an_end_that_nobody_saw_was_at_the_deadline_at_the_latest(world: Any) -> None:
+    world.put_run(deadline=to_text(world.clock.now() - timedelta(days=10)))
+    finish(world)
+    ended = from_text(world.run_document()["ended_at"])
+    assert ended == world.clock.now() - timedelta(days=10) + timedelta(minutes=5)
 
 
 def test_the_end_is_when_ec2_says_it_was(world: Any) -> None:

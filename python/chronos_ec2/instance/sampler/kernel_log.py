@@ -19,7 +19,12 @@ from typing import Final
 from chronos_ec2.metrics_log import Record
 from chronos_ec2.state.clock import to_text
 
-_TELLING: Final = re.compile(r"NVRM|nvidia|Out of memory|oom-kill|oom_reaper", re.IGNORECASE)
+_TELLING: Final = re.compile(
+    r"NVRM: .*(Xid|GPU|fail|error|fallen|unable)|nvidia.*(fail|error|unable)"
+    r"|Out of memory|oom-kill|oom_reaper",
+    re.IGNORECASE,
+)
+"""A driver that loads says a dozen harmless things with the same words before them."""
 _XID: Final = re.compile(r"NVRM: Xid \([^)]*\): (\d+)")
 _RECORD_BYTES: Final = 8192
 
