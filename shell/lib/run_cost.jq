@@ -61,11 +61,19 @@ def cost_of($seconds):
   | .total = (sum(sum(sum(.compute; .disk); .requests); .address) | rounded)
   | .seconds = $seconds;
 
-# A launch that came to no machine cost nothing. Of a lost or killed run that never named one, nobody knows.
+# An end that nobody saw: the last switch had ended the machine by then.
+def no_later_than_the_switches:
+  (.ended_at | moment) as $ended
+  | (.deadline | moment) as $deadline
+  | if ended_unheard and .end_seen != true and $ended != null and $deadline != null and $ended > $deadline + 300 then
+      .ended_at = ($deadline + 300 | todateiso8601)
+    else . end;
+
+# A launch that came, or has come, to no machine cost nothing. Of a lost or killed run that never named one, nobody knows.
 def cost:
   (.instance | object | .id) as $id
   | billed_seconds as $seconds
-  | if $id == null and .outcome == "launch_failed" then
+  | if $id == null and (.outcome == "launch_failed" or (.outcome == "running" and .launched_at == null)) then
       {compute: 0, disk: 0, requests: 0, address: 0, total: 0, seconds: 0}
     elif $id == null and (.outcome | IN("lost", "interrupted", "killed")) then null
     elif $seconds == null then null

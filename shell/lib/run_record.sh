@@ -25,7 +25,7 @@ update_run_record() {
     fi
     # shellcheck disable=SC2016  # a jq program
     if ! record=$(jq -L "$_run_record_lib_dir" --argjson changes "$changes" \
-      'include "run_cost"; . * $changes | with_cost' "$file") || [[ -z $record ]]; then
+      'include "run_cost"; . * $changes | no_later_than_the_switches | with_cost' "$file") || [[ -z $record ]]; then
       rm -f "$file"
       log_error "s3://$bucket/$key is not a JSON object; it is left as it is"
       return "$EXIT_STATE_UNREADABLE"

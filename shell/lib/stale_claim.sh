@@ -31,7 +31,9 @@ _held_so_far() {
     include "words"; include "run_cost";
     (try (fromjson | objects) catch null) as $record
     | ([now - ($state.timestamps.start | fromdateiso8601), 0] | max | span) as $age
-    | ($record // {} | .ended_at = (now | floor | todateiso8601) | .outcome = "running" | with_cost | .cost_usd.total) as $usd
+    | ($record // {} | .ended_at = (now | floor | todateiso8601) | .outcome = "running"
+        | if (.instance | type) == "object" then .instance.id //= $state.instance_id else . end
+        | with_cost | .cost_usd.total) as $usd
     | "It is \($age) old and \(if $usd == null then "what it has cost so far is not known" else "has cost \($usd | dollars) so far" end)"' "$file" \
     || printf 'How old it is and what it has cost is not known\n'
   rm -f "$file"

@@ -86,6 +86,12 @@ sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
   assert_json "$(run_record_now)" 'has("cost_usd")' false
 }
 
+@test "the end of a lost run was at its deadline at the latest" {
+  put_object a-bucket "dev/$RUN/run.json" '{"ended_at":null,"outcome":null,"deadline":"2025-01-15T20:30:22Z"}'
+  finish_run_record a-bucket dev "$RUN" lost training 'the machine is gone' ''
+  assert_json "$(run_record_now)" .ended_at 2025-01-15T20:35:22Z
+}
+
 @test "an unknown exit code is null, not nought" {
   finish_run_record a-bucket dev "$RUN" killed '' 'killed by operator' ''
   assert_json "$(run_record_now)" '.exit_code | tojson' null

@@ -117,6 +117,15 @@ held_since() {
   assert_regex "$stderr" "run $OLD holds dev: training at step_7, .*It is 2 h 05 min old and has cost \\\$4.17 so far.*running"
 }
 
+@test "a launch that waits for a machine has cost nothing" {
+  held_since 7500 2
+  put_object a-bucket dev/system-state.json "$(state_body initialization launch "$OLD" | jq -c '.instance_id = null')"
+  put_object a-bucket "dev/$OLD/run.json" "$(jq -c '.instance.id = null' "$(object a-bucket "dev/$OLD/run.json")")"
+  run --separate-stderr -12 look
+  # shellcheck disable=SC2016  # dollars
+  assert_regex "$stderr" 'has cost \$0\.00 so far'
+}
+
 @test "a cost that nobody knows, or a record that cannot be read, keeps no refusal from its words" {
   held_since 65 null
   run --separate-stderr -12 look

@@ -80,7 +80,7 @@ def made_up(chance: random.Random) -> dict[str, Any]:
         "started_at": to_text(START),
         "ended_at": to_text(moment),
         "deadline": chance.choice([None, to_text(START + timedelta(hours=6))]),
-        "outcome": chance.choice(["succeeded", "failed", "killed", "lost", "launch_failed"]),
+        "outcome": chance.choice(["succeeded", "failed", "killed", "lost", "launch_failed", "running"]),
         "instance": {"id": chance.choice([None, "i-0abc"])},
         "price": price,
         "requests": chance.choice([None, {"put": chance.randrange(10**6), "get": chance.randrange(10**6)}]),
