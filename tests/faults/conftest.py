@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tools.lab import Lab
 from tools.proof_page import page
-from tools.tally import Tally
+from tools.tally import CELL, Tally
 
 _STARTED = time.monotonic()
 
@@ -39,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TALLY] = Tally(seed, full)
     if full and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_SayAtOnce(config))
+        if (report := config.getoption("--report", None)) is not None:
+            config.pluginmanager.register(_KeepAtOnce(config, report))
 
 
 _TALLY = pytest.StashKey[Tally]()
@@ -70,6 +72,31 @@ class _SayAtOnce:
             reporter.write_line(f"\n{report.nodeid} failed:\n{report.longreprtext}")
 
 
+class _KeepAtOnce:
+    """Puts a cell of the matrix on the page when it has held: all of them take hours."""
+
+    def __init__(self, config: pytest.Config, report: Path) -> None:
+        self._config, self._report = config, report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Told of every test's end, also of those in other processes."""
+        for name, value in report.user_properties if report.passed and report.when == "teardown" else ():
+            if name == CELL:
+                fault, phase, end = value
+                _write(self._config, self._report, {}, {fault: {phase: end}})
+
+
+def _write(
+    config: pytest.Config, report: Path, proofs: Mapping[str, Any], cells: Mapping[str, Mapping[str, str]]
+) -> None:
+    files = sorted({word.partition("::")[0].rpartition("/")[2] for word in config.args})
+    minutes = (time.monotonic() - _STARTED) / 60
+    seed = config.stash[_TALLY].seed
+    made = f"{', '.join(files)}, {datetime.now(UTC):%Y-%m-%d}, seed {seed}, {minutes:.0f} min"
+    old = report.read_text() if report.exists() else ""
+    report.write_text(page(old, proofs, cells, made))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the counts and the seed."""
     tally = config.stash.get(_TALLY, None)
@@ -80,21 +107,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the report: of a run in which everything held, and of the cells of the matrix that held alone."""
+    """Write the report of a run in which everything held."""
     report = session.config.getoption("--report", None)
     tally = session.config.stash.get(_TALLY, None)
     if tally is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["faults_tally"] = tally.counts()
-    elif report is not None and tally is not None:
-        proofs = tally.proofs() if exitstatus == 0 else {}
-        files = ", ".join(
-            sorted({word.partition("::")[0].rpartition("/")[2] for word in session.config.args})
-        )
-        minutes = (time.monotonic() - _STARTED) / 60
-        made = f"{files}, {datetime.now(UTC):%Y-%m-%d}, seed {tally.seed}, {minutes:.0f} min"
-        old = report.read_text() if report.exists() else ""
-        if proofs or tally.cells():
-            report.write_text(page(old, proofs, tally.cells(), made))
+    elif report is not None and tally is not None and exitstatus == 0:
+        _write(session.config, report, tally.proofs(), {})
 
 
 @pytest.fixture(scope="session")

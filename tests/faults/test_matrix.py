@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 import pytest
 from tools.lab import Lab
 from tools.matrix import Fault, play
 from tools.matrix_faults import FAULTS
-from tools.tally import Tally
+from tools.tally import CELL, Tally
 
 from chronos_ec2.workstation.watch_screen import PHASES
 
@@ -29,5 +30,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("fault", "phase"), cells)
 
 
-def test_a_struck_run(lab: Lab, tally: Tally, chance: random.Random, fault: Fault, phase: str) -> None:
-    tally.cell(fault.name, phase, play(lab, fault, phase, chance))
+def test_a_struck_run(
+    lab: Lab,
+    tally: Tally,
+    chance: random.Random,
+    record_property: Callable[[str, object], None],
+    fault: Fault,
+    phase: str,
+) -> None:
+    end = play(lab, fault, phase, chance)
+    record_property(CELL, (fault.name, phase, end))
+    tally.count("runs struck in a phase", end)
