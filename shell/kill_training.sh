@@ -109,7 +109,7 @@ confirm() {
     log_error "nobody to ask: give --yes to end it"
     exit "$EXIT_USAGE"
   fi
-  read -r -p "End it? [y/N] " answer
+  read -r -p "End it? [y/N] " answer || answer=''
   if [[ $answer != [yY] ]]; then
     log_info "nothing was ended"
     exit 0

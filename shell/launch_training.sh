@@ -248,8 +248,17 @@ withdraw() {
 
 on_exit() {
   local status=$?
+  set +e
   trap - EXIT
-  trap '' TERM INT
+  # What is to be given back is given back also when nobody is there any more to read about it.
+  trap '' TERM INT HUP PIPE
+  if [[ $handed_over == true && -z $EARLY_OUTCOME ]]; then
+    case $status in
+      "$EXIT_INTERRUPTED" | "$EXIT_TERMINATED")
+        log_warn "run $run_id goes on: EC2 has accepted ${instance_ids[*]}; end it with: invoke kill --env $environment"
+        ;;
+    esac
+  fi
   if [[ $claimed == true && $handed_over == false ]]; then
     release_claim "$status"
   elif [[ $reserved == true && $claimed == false ]]; then
@@ -295,7 +304,7 @@ report() {
 main() {
   parse_arguments "$@"
   trap on_exit EXIT
-  trap 'exit "$EXIT_TERMINATED"' TERM
+  trap 'exit "$EXIT_TERMINATED"' TERM HUP
   trap 'exit "$EXIT_INTERRUPTED"' INT
   require_workstation
   work=$(mktemp -d)

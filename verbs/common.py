@@ -39,6 +39,11 @@ def clear_errors() -> Iterator[None]:
         with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what is left would complain at the end
         raise Exit(code=int(ExitCode.NOBODY_READS)) from error
+    except OSError as error:  # a folder that may not be written, a disk that is full
+        where = f"{error.filename}: " if error.filename else ""
+        raise Exit(f"{where}{error.strerror or error}", code=int(ExitCode.FAILED)) from error
+    except KeyboardInterrupt as error:
+        raise Exit("interrupted", code=int(ExitCode.INTERRUPTED)) from error
 
 
 def settings_of(env: str | None, assignments: list[str] | None = None) -> Settings:

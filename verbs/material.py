@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -96,7 +97,11 @@ def upload(
         if model is not None:
             print(upload_model(aws.s3, aws.bucket, Path(model), progress=progress))
         archive = environment_folder(settings)
-        packed = uploads.upload_environment(aws.s3, aws.bucket, archive, progress=progress, digests=digests)
+        # The machines of the embedded AWS are this one.
+        machines = (platform.machine(),) if settings.embedded else ("x86_64",)
+        packed = uploads.upload_environment(
+            aws.s3, aws.bucket, archive, progress=progress, digests=digests, machines=machines
+        )
         digests.save()
         print(packed, file=sys.stderr)
         tools = make_instance_tools(STATE_FOLDER / "tools")

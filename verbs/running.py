@@ -32,12 +32,15 @@ def launch(
     resume: str | None = None,
 ) -> None:
     """Start one training run on one EC2 instance and leave it to itself."""
-    settings = settings_of(env, [*(set_ or []), *([f"max_cost_usd={max_cost}"] if max_cost else [])])
+    settings = settings_of(
+        env, [*(set_ or []), *([f"max_cost_usd={max_cost}"] if max_cost is not None else [])]
+    )
     flags = [flag for flag, wanted in (("--dry-run", dry_run), ("--json", json)) if wanted]
-    flags += ["--max-cost", max_cost] if max_cost else []
+    # An empty value, as of a variable that is not set, is refused there, and not taken for none.
+    flags += ["--max-cost", max_cost] if max_cost is not None else []
     flags += ["--spot"] if spot else []
-    flags += ["--wait-for-capacity", wait_for_capacity] if wait_for_capacity else []
-    flags += ["--resume", resume] if resume else []
+    flags += ["--wait-for-capacity", wait_for_capacity] if wait_for_capacity is not None else []
+    flags += ["--resume", resume] if resume is not None else []
     run(commands.script_command("launch_training.sh", settings.environment, set_ or [], *flags), settings)
 
 

@@ -157,6 +157,12 @@ class LauncherPolicy(Construct):
                 conditions=_TAGGED,
             ),
             iam.PolicyStatement(sid="StartFrom", actions=["ec2:RunInstances"], resources=used),
+            # EC2 asks about a spot request that is to get tags, and knows no condition on them here.
+            iam.PolicyStatement(
+                sid="StartSpot",
+                actions=["ec2:RunInstances"],
+                resources=[self._arn("spot-instances-request/*")],
+            ),
             iam.PolicyStatement(
                 sid="TagWhatStarts",
                 actions=["ec2:CreateTags"],

@@ -136,7 +136,7 @@ class ChronosConfig(WindowConfig):
     """Updates over which the rate rises; None: 20 (a tenth at most) from random weights, 0 in fine-tuning."""
     weight_decay: float = _number(0.0, 0)
     max_grad_norm: float = _number(1.0, 0)
-    """The gradient is scaled down to this norm."""
+    """The gradient is scaled down to this norm; 0 leaves it as it is."""
     gradient_accumulation_steps: int = _number(1, 1)
     """Parts in which a process takes its share of the batch, one after the other, to save memory."""
     eval_series: int = _number(1000, 1)

@@ -112,6 +112,13 @@ beat_if_quiet() {
   atomic_write_state "$1" "$2" "$body" "$STATE_ETAG" 2>/dev/null || true # another writer was faster: a sign of life as well
 }
 
+# Writes why the run is to end, unless something came first. On a full disk there is room for it: the ballast's; without any
+# the run ends all the same. <reason file> <reason>
+give_reason() {
+  [[ -z ${ballast:-} ]] || rm -f "$ballast" 2>/dev/null || true
+  [[ -s $1 ]] || printf '%s\n' "$2" >"$1" 2>/dev/null || true
+}
+
 # Sends TERM to the bootstrap when its run has been killed or has lost its claim; writes the reason to a file first.
 # <bucket> <env> <run_id> <pid> <reason file> <seconds between looks>
 watch_for_kill() {
@@ -121,7 +128,7 @@ watch_for_kill() {
     _pause "$6"
     reason=$(reason_to_stop "$1" "$2" "$3")
     if [[ -n $reason ]]; then
-      printf '%s\n' "$reason" >"$5"
+      give_reason "$5" "$reason"
       kill -TERM "$4" 2>/dev/null || true
       return 0
     fi

@@ -43,10 +43,9 @@ watch_for_deadline() {
     counted=$((counted - pause))
   done
   log_warn "the deadline is $left s away: ending the run, so that it can save"
+  give_reason "$2" deadline
   # shellcheck disable=SC2016  # a jq program
-  jq -cn --argjson left "$left" '{time: (now + $left | floor | todateiso8601), seen_at: (now | floor | todateiso8601)}' >"$3"
-  # What came first stays the reason.
-  [[ -s $2 ]] || printf 'deadline\n' >"$2"
+  jq -cn --argjson left "$left" '{time: (now + $left | floor | todateiso8601), seen_at: (now | floor | todateiso8601)}' >"$3" || true
   kill -TERM "$1" 2>/dev/null || true
   # Whoever started this ends it, by its process id: that must stay its own.
   while true; do _pause "$LONGEST_LOOK"; done

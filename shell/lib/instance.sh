@@ -70,7 +70,11 @@ confirm_instance() {
     log_error "no EC2 metadata service (IMDSv2) answers: this is not an EC2 instance, nothing was done"
     return "$EXIT_NOT_AN_INSTANCE"
   fi
-  run_tag=$(imds_get meta-data/tags/instance/RunId) || run_tag=''
+  for ((attempt = 0; attempt < 5; attempt++)); do
+    if run_tag=$(imds_get meta-data/tags/instance/RunId); then break; fi
+    run_tag=''
+    sleep "$attempt"
+  done
   if [[ $run_tag != "$1" ]]; then
     log_error "instance $INSTANCE_ID was not launched for run $1 (its RunId tag: '${run_tag:-none}'), nothing was done"
     INSTANCE_ID=''

@@ -33,9 +33,8 @@ watch_for_interruption() {
   trap 'exit 0' TERM
   while true; do
     if imds_find meta-data/spot/instance-action; then
+      give_reason "$2" interrupted
       take_notice "$3"
-      # An operator's kill that came first stays the reason.
-      [[ -s $2 ]] || printf 'interrupted\n' >"$2"
       kill -TERM "$1" 2>/dev/null || true
       mark_interruption "$3"
       return 0
@@ -52,8 +51,8 @@ watch_for_interruption() {
 take_notice() {
   # shellcheck disable=SC2016  # a jq program
   jq -c --arg now "$(utc_now)" '{action: .action, time: .time, seen_at: $now}' <<<"$IMDS_BODY" >"$1" 2>/dev/null \
-    || printf '{"action": null, "time": null, "seen_at": "%s"}\n' "$(utc_now)" >"$1"
-  log_warn "EC2 takes this spot machine back: $(cat "$1")"
+    || printf '{"action": null, "time": null, "seen_at": "%s"}\n' "$(utc_now)" >"$1" || true
+  log_warn "EC2 takes this spot machine back: $(cat "$1" 2>/dev/null || true)"
 }
 
 # Tells the laptop, in case that the machine is gone before it can record its end. <notice file>

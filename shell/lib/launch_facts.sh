@@ -80,9 +80,11 @@ find_ami() {
   describe_ami "$ami_id"
 }
 
-fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 'invoke upload'; }
-fetch_environment_manifest() { fetch_manifest python-env MANIFEST.json 'invoke build-env, then invoke upload'; }
-fetch_data_manifest() { fetch_manifest training-data MANIFEST.json 'invoke upload --data DIR'; }
+fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 "invoke upload --env $environment"; }
+fetch_environment_manifest() {
+  fetch_manifest python-env MANIFEST.json "invoke build-env --env $environment, then invoke upload --env $environment"
+}
+fetch_data_manifest() { fetch_manifest training-data MANIFEST.json "invoke upload --env $environment --data DIR"; }
 
 # Looks whether the model that training starts from is there, in the one bucket that an instance reads.
 require_start_model() {
@@ -91,7 +93,7 @@ require_start_model() {
   # A folder is refused where the launch's files are made.
   if [[ $model_id != s3://* ]]; then return 0; fi
   if [[ $model_id != "s3://$bucket/"* ]]; then
-    log_error "training.model_id: an instance reads s3://$bucket alone, not $model_id; fetch that model and send it with: invoke upload --model DIR"
+    log_error "training.model_id: an instance reads s3://$bucket alone, not $model_id; fetch that model and send it with: invoke upload --env $environment --model DIR"
     return "$EXIT_SETTINGS_INVALID"
   fi
   model_id=${model_id%/}
@@ -99,7 +101,7 @@ require_start_model() {
     if retry_with_backoff 6 aws s3api head-object --bucket "$bucket" --key "${model_id#"s3://$bucket/"}/$name"; then continue; fi
     case $AWS_ERROR_CODE in
       NoSuchKey | NotFound | 404)
-        log_error "training.model_id: $model_id has no $name; send a Chronos-2 model in safetensors with: invoke upload --model DIR"
+        log_error "training.model_id: $model_id has no $name; send a Chronos-2 model in safetensors with: invoke upload --env $environment --model DIR"
         return "$EXIT_NOT_UPLOADED"
         ;;
     esac
@@ -111,7 +113,7 @@ require_start_model() {
 # Whether the stack has what machines need that train together; says what to do when it has not.
 require_cluster() {
   if (($(setting nodes) > 1)) && jq -e '(.ClusterSecurityGroupId and .PlacementGroupName) | not' <<<"$exports" >/dev/null; then
-    log_error "nodes is $(setting nodes), and the stack has no placement group and security group for machines that train together: set nodes in invoke.yaml for an environment of this stack and run invoke deploy"
+    log_error "nodes is $(setting nodes), and the stack has no placement group and security group for machines that train together: set nodes in invoke.yaml for an environment of this stack and run invoke deploy --env $environment"
     return "$EXIT_NOT_DEPLOYED"
   fi
 }
@@ -123,7 +125,7 @@ fetch_subnets() {
   IFS=, read -ra ids < <(jq -r .SubnetIds <<<"$exports")
   if ! retry_with_backoff 6 aws ec2 describe-subnets --subnet-ids "${ids[@]}" --output json; then
     if [[ $AWS_ERROR_CODE == InvalidSubnetID.NotFound ]]; then
-      log_error "the stack's subnets are gone: run invoke deploy. $AWS_ERROR_TEXT"
+      log_error "the stack's subnets are gone: run invoke deploy --env $environment. $AWS_ERROR_TEXT"
       return "$EXIT_NOT_DEPLOYED"
     fi
     log_warn "the zones of the subnets cannot be seen: $AWS_ERROR_TEXT"

@@ -76,9 +76,9 @@ _bounded() {
 
 # Prints {subject, message}. <run.json, may be missing> <bucket> <env> <run_id> <event> <json object: what run.json may lack>
 compose_notice() {
-  local text=''
-  if [[ -r $1 ]]; then text=$(<"$1"); fi
+  local file=$1
+  [[ -r $file ]] || file=/dev/null
   # shellcheck disable=SC2016  # a jq program
-  jq -cn --arg text "$text" --argjson lacking "$6" --arg env "$3" --arg run "$4" --arg event "$5" \
+  jq -cn --rawfile text "$file" --argjson lacking "$6" --arg env "$3" --arg run "$4" --arg event "$5" \
     --arg prefix "s3://$2/$3/$4/" --argjson now "$(date +%s)" -L "$_notices_lib_dir" -f "$_notices_lib_dir/notice.jq"
 }

@@ -19,7 +19,7 @@ outside_switch_name() { printf 'chronos-%s-%s%s\n' "$1" "$2" "$( ((${3:-0} == 0)
 # Whether the stack has a group and a role for schedules; says what to do when it has not. <exports json>
 require_outside_switch() {
   if jq -e '(.ScheduleGroupName and .SchedulerRoleArn) | not' <<<"$1" >/dev/null; then
-    log_error "the stack has no schedule group and role for the outside switch: run invoke deploy again, or go without it: --set outside_switch=false"
+    log_error "the stack has no schedule group and role for the outside switch: run invoke deploy${environment:+ --env $environment} again, or go without it: --set outside_switch=false"
     return "$EXIT_NOT_DEPLOYED"
   fi
 }
@@ -109,7 +109,7 @@ _explain_unarmed() {
   group=$(jq -r .GroupName <<<"$1") role=$(jq -r .Target.RoleArn <<<"$1")
   case $AWS_ERROR_CODE in
     AccessDenied*) advice="you need scheduler:CreateSchedule, scheduler:GetSchedule and scheduler:DeleteSchedule in group $group, and iam:PassRole on $role" ;;
-    ResourceNotFoundException | ValidationException) advice="group $group or role $role is not as the stack makes it: run invoke deploy" ;;
+    ResourceNotFoundException | ValidationException) advice="group $group or role $role is not as the stack makes it: run invoke deploy${environment:+ --env $environment}" ;;
     ServiceQuotaExceededException) advice='ask for more "Number of schedules" in Service Quotas, or delete old schedules' ;;
     *) advice='try again' ;;
   esac

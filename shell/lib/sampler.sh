@@ -12,6 +12,7 @@ source "$_sampler_lib_dir/phases.sh"
 # shellcheck source=run_notices.sh
 source "$_sampler_lib_dir/run_notices.sh"
 
+readonly SAMPLER_LOOKS=50 # each a tenth of a second
 sampler_pid=''
 
 # Tells the sampler which phase the run is in. <phase> <folder for facts>
@@ -26,10 +27,21 @@ start_sampler() {
   sampler_pid=$!
 }
 
-# Ends the sampler: what it writes to is about to be uploaded whole. It ends at once.
+# Ends the sampler: what it writes to is about to be uploaded whole. It ends at once, unless a GPU's driver holds it in a call
+# that does not come back; then not even KILL does before the driver lets go, and nobody waits for that.
 stop_sampler() {
+  local look
   [[ -n $sampler_pid ]] || return 0
-  if kill -TERM "$sampler_pid" 2>/dev/null; then wait "$sampler_pid" 2>/dev/null || true; fi
+  kill -TERM "$sampler_pid" 2>/dev/null || true
+  for ((look = 0; look < SAMPLER_LOOKS; look++)); do
+    kill -0 "$sampler_pid" 2>/dev/null || break
+    _pause 0.1
+  done
+  if kill -KILL "$sampler_pid" 2>/dev/null; then
+    log_warn "the sampler did not end; going on without it"
+  else
+    wait "$sampler_pid" 2>/dev/null || true
+  fi
   sampler_pid=''
 }
 
@@ -46,8 +58,7 @@ watch_for_idle_gpu() {
       told=true minutes=$(<"$3")
       if [[ $4 == end ]]; then
         log_error "no GPU did anything for $minutes minutes of training: ending the run (idle_gpu_action: end)"
-        # An operator's kill that came first stays the reason.
-        [[ -s $2 ]] || printf 'idle_gpu\n' >"$2"
+        give_reason "$2" idle_gpu
         kill -TERM "$1" 2>/dev/null || true
         return 0
       fi

@@ -72,7 +72,7 @@ require_claimable() {
     STALE_ETAG=$STATE_ETAG
     return 0
   fi
-  log_error "$holder. $(_held_so_far "$bucket" "$environment" "$STALE_RUN"). EC2 says of its instance: $fate. Follow it with invoke watch, end it with invoke kill"
+  log_error "$holder. $(_held_so_far "$bucket" "$environment" "$STALE_RUN"). EC2 says of its instance: $fate. Follow it with invoke watch --env $environment, end it with invoke kill --env $environment"
   return "$EXIT_HELD"
 }
 

@@ -19,8 +19,13 @@ watch_for_stall() {
   while ((quiet < minutes * 60)); do
     _pause "$pause"
     : >"$marker.next"
-    # Unpacked files carry old dates; when their entry was last changed tells. Deeper down, their folders show it.
-    if [[ -n $(find "$@" -maxdepth 3 -cnewer "$marker" -print -quit 2>/dev/null) ]]; then quiet=0; else quiet=$((quiet + pause)); fi
+    # Unpacked files carry old dates; when their entry was last changed tells. Deeper down, their folders show it. The sampler
+    # goes on writing beside a trainer that hangs; what a trainer says is in its log as well.
+    if [[ -n $(find "$@" -maxdepth 3 ! -name metrics.jsonl ! -name '.tmp*' -cnewer "$marker" -print -quit 2>/dev/null) ]]; then
+      quiet=0
+    else
+      quiet=$((quiet + pause))
+    fi
     mv -f "$marker.next" "$marker"
   done
   "$tell" "$minutes"

@@ -50,7 +50,10 @@ _is_transient() {
 
 # Whether the CLI never asked AWS because of something on this side. <its words>
 _is_own_fault() {
+  # On a machine of a run they come from the metadata service, and come again.
+  if [[ -n ${INSTANCE_ID:-} && $1 == *[Cc]'redentials'* ]]; then return 1; fi
   case $1 in
+    *'loading SSO Token'* | *'retrieving credentials'* | *'retrieving token'* | *'source_profile'*) return 0 ;;
     *'Unable to locate credentials'* | *'artial credentials'* | *'specify a region'* | *'could not be found'*) return 0 ;;
     usage:* | *'Unknown options'* | *'aws: error: '* | *'Parameter validation failed'*) return 0 ;;
     *) return 1 ;;

@@ -79,15 +79,25 @@ use_aws_settings() {
   export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-3}
 }
 
+# Whether the CLI has got no answer, by its words: it has no code for that. Whatever else ends it before it has an answer of
+# AWS's is about a profile, a session or a token. <its words>
+_is_no_connection() {
+  case $1 in
+    '' | *'ould not connect'* | *'timeout on endpoint'* | *'imed out'* | *'onnection was closed'* | *'onnection reset'*) return 0 ;;
+    *'ailed to connect'* | *'onnection refused'* | *'SSL validation failed'* | *'name resolution'* | *'proxy'*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
 # Prints who the caller is (an ARN), or says that there are no credentials.
 require_credentials() {
   if ! retry_with_backoff 3 aws sts get-caller-identity --output json; then
-    if [[ -z $AWS_ERROR_CODE ]] && ! _is_own_fault "$AWS_ERROR_TEXT"; then
+    if [[ -z $AWS_ERROR_CODE ]] && _is_no_connection "$AWS_ERROR_TEXT"; then
       log_error "AWS cannot be reached${AWS_ENDPOINT_URL:+ at $AWS_ENDPOINT_URL (is the embedded AWS running? invoke local.status)}: $AWS_ERROR_TEXT"
       if [[ -n ${AWS_ENDPOINT_URL:-} ]]; then return "$EXIT_LOCAL_CLOUD_DOWN"; fi
       return "$EXIT_FAILED"
     fi
-    log_error "AWS has no usable credentials: run aws configure, or set AWS_PROFILE or the AWS_ACCESS_KEY_ID variables. $AWS_ERROR_TEXT"
+    log_error "AWS has no usable credentials: sign in (aws sso login, aws configure), or set AWS_PROFILE or the AWS_ACCESS_KEY_ID variables. $AWS_ERROR_TEXT"
     return "$EXIT_NO_CREDENTIALS"
   fi
   jq -r .Arn <<<"$AWS_OUTPUT"
@@ -106,7 +116,7 @@ read_exports() {
     <<<"$AWS_OUTPUT")
   for wanted in BucketName SubnetIds SecurityGroupId InstanceProfileName; do
     if ! jq -e --arg name "$wanted" 'has($name)' <<<"$exports" >/dev/null; then
-      log_error "CloudFormation export $EXPORT_PREFIX-$wanted is missing in $AWS_DEFAULT_REGION: run invoke deploy"
+      log_error "CloudFormation export $EXPORT_PREFIX-$wanted is missing in $AWS_DEFAULT_REGION: run invoke deploy${environment:+ --env $environment}"
       return "$EXIT_NOT_DEPLOYED"
     fi
   done

@@ -91,9 +91,11 @@ def allocator(needed: int, scratch: Path | None, memory_bytes: int | None) -> Al
     Args:
         needed: bytes of all of them.
         scratch: a folder for files, one an array; None keeps them in memory whatever their size.
-        memory_bytes: what they may take of the memory; None is half of what is available.
+        memory_bytes: what they may take of the memory; None is this process's share of half of what is
+            available: torchrun's LOCAL_WORLD_SIZE processes look at the same moment.
     """
-    limit = available_memory() // 2 if memory_bytes is None else memory_bytes
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limit = available_memory() // 2 // processes if memory_bytes is None else memory_bytes
     if scratch is None or needed <= limit:
         return lambda _, shape, kind: np.empty(shape, dtype=kind)
     scratch.mkdir(parents=True, exist_ok=True)

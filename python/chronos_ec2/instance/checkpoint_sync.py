@@ -171,6 +171,7 @@ def look_again_and_again(
             sync = sync or make_sync()
             sync.run_once()
         except (ChronosError, OSError) as error:
+            sync = None  # a client that was made while there were no credentials never has any
             say(f"{error}; trying again in {every_seconds:g} s, training goes on")
 
 

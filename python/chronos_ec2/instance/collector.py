@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,9 @@ from chronos_ec2.metrics_log import source_of
 from chronos_ec2.state.clock import to_text, utc_now
 
 _SAVE_EVERY_SECONDS: Final = 1.0
+_NAMES_ERROR: Final = re.compile(r"^(\[[\w:]+\]:? *)*(error: |[\w.]*(Error|Exception)\b)")
+_TORCHRUN_RULE: Final = re.compile(r"={20,}")
+"""The lines around what torchrun sums a failure up in."""
 _FILE_DESCRIPTORS: Final = {"stdout": 1, "stderr": 2}
 
 
@@ -52,7 +55,7 @@ class Collector:
         self._saved_at = monotonic()
         self._concluded = False
         self._muted: set[str] = set()
-        self._last_words: deque[str] = deque(maxlen=1)
+        self._last_words = self._last_error = ""
         (output / "logs").mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {
             name: (output / name).open("ab", buffering=0) for name in ("logs/training.log", "metrics.jsonl")
@@ -67,15 +70,24 @@ class Collector:
                 return
             self._write("logs/training.log", text)
             if stream == "stderr":
-                self._last_words.extend(line for line in lines if line.strip())
+                self._listen(lines)
             events = [event for line in lines if (event := parse_line(line)) is not None]
             if events:
                 self._keep(events)
 
     @property
     def last_words(self) -> str:
-        """The last line on stderr that was not blank."""
-        return self._last_words[-1].strip()[:500] if self._last_words else ""
+        """The last line on stderr that has a word; below torchrun's summary, the last that names an error."""
+        return self._last_words.strip()[:500]
+
+    def _listen(self, lines: list[str]) -> None:
+        for line in lines:
+            if _NAMES_ERROR.search(line):
+                self._last_error = line
+            if _TORCHRUN_RULE.fullmatch(line.strip()):
+                self._last_words = self._last_error or self._last_words
+            elif any(sign.isalnum() for sign in line):
+                self._last_words = line
 
     def save(self, document: dict[str, object]) -> None:
         """Write `training.json`."""

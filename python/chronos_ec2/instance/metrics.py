@@ -7,10 +7,12 @@ target that is NaN was not observed and counts nowhere.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from chronos_ec2.errors import ChronosError
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +44,37 @@ def weighted_quantile_loss(target: ArrayLike, forecast: ArrayLike) -> float:
     error = actual[seen][:, None] - np.asarray(forecast, dtype=np.float64)[seen]
     pinball = np.maximum(levels * error, (levels - 1.0) * error)
     return float(np.mean(2.0 * pinball.sum(axis=0) / total))
+
+
+def check_forecast(target: ArrayLike, forecast: ArrayLike) -> None:
+    """See that a model's forecast of what happened is made of numbers.
+
+    WQL does not tell: where everything that happened is 0 it has no value, whatever the forecast.
+
+    Args:
+        target, forecast: as for `weighted_quantile_loss`.
+
+    Raises:
+        ChronosError: one is NaN or infinite.
+    """
+    seen = ~np.isnan(np.asarray(target, dtype=np.float64))
+    if not np.isfinite(np.asarray(forecast)[seen]).all():
+        raise ChronosError(
+            "the model's forecasts are no numbers (NaN or infinite): lower learning_rate or check the data"
+        )
+
+
+def score_forecast(target: ArrayLike, forecast: NDArray[Any], scale: ArrayLike) -> dict[str, float]:
+    """WQL and MASE of a forecast.
+
+    Args:
+        target, forecast: as for `weighted_quantile_loss`.
+        scale: the seasonal error of each series.
+    """
+    return {
+        "WQL": weighted_quantile_loss(target, forecast),
+        "MASE": mean_absolute_scaled_error(target, forecast[..., MEDIAN], scale),
+    }
 
 
 def seasonal_error(past: ArrayLike, season_length: int) -> float:

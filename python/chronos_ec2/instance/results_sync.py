@@ -68,16 +68,23 @@ def choose_files(source: Path) -> list[PurePosixPath]:
     return sorted(chosen, key=lambda name: (str(name) == LAST, name))
 
 
+_KILLED_EXIT: Final = 137
+"""128 + SIGKILL: it may have been writing."""
+
+
 def settle_seconds(source: Path) -> float:
     """How long a checkpoint without a manifest must have been left alone to be uploaded.
 
-    0 when `training.json` says that the trainer ended at its own wish, and so not in the middle of a save.
+    0 when `training.json` says that the trainer ended at its own wish, and so not in the middle of a save:
+    with 0 or 75, or with any other status after it was asked to end (torchrun's is 1), unless it was killed.
     """
     try:
-        code = json.loads((source / LAST).read_text(encoding="utf-8"))["exit_code"]
-    except (OSError, ValueError, KeyError, TypeError):
+        told = json.loads((source / LAST).read_text(encoding="utf-8"))
+        code, asked = told["exit_code"], told.get("status") == "interrupted"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return SETTLE_SECONDS
-    return 0.0 if code in (0, INTERRUPTED_EXIT) else SETTLE_SECONDS
+    itself = code in (0, INTERRUPTED_EXIT) or (asked and isinstance(code, int) and code != _KILLED_EXIT)
+    return 0.0 if itself else SETTLE_SECONDS
 
 
 class ResultsSync:

@@ -21,8 +21,8 @@ MAX_WARNINGS: Final = 20
 _MAX_DEPTH: Final = 16
 _MAX_STEP: Final = 1e12
 _LOSSES: Final = ("loss", "train_loss", "eval_loss", "WQL")
-# a trainer that writes strict JSON writes NaN as null
-_NEVER_NULL: Final = ("loss", "WQL")
+# a trainer that writes strict JSON writes NaN as null; a WQL of values that are all zero has no value
+_NEVER_NULL: Final = ("loss",)
 _SAVED_ON: Final = frozenset({"checkpoint", "eval", "train_end", "final", "train_summary"})
 
 

@@ -198,7 +198,10 @@ def print_plan(
 
 def agreed() -> bool:
     """Ask the person at the terminal; nobody there is a no."""
-    return sys.stdin.isatty() and input("Do it? [y/N] ").strip().lower() == "y"
+    if not sys.stdin.isatty():
+        return False
+    print("Do it? [y/N] ", end="", file=sys.stderr, flush=True)  # stdout is for the plan
+    return sys.stdin.readline().strip().lower() == "y"
 
 
 def reap(

@@ -95,8 +95,12 @@ def reapers(known: Sequence[Settings], out: TextIO, *, also_found: bool) -> Iter
         bucket, trouble, switches = None, error, None
     settings = {item.environment: item for item in known}
     names = set(settings) | (found_names(aws, switches) if also_found else set())
+    elsewhere = set(environment_names()) - set(settings) if also_found else set()
     for name in sorted(names):
-        own = settings.get(name) or replace(known[0], environment=name)
+        # Of two profiles of one account each finds the other's environments.
+        own = settings.get(name) or (
+            load_settings(name) if name in elsewhere else replace(known[0], environment=name)
+        )
         tell = partial(Teller(own, aws.topic_arn, bucket).tell, "end") if bucket else (lambda run_id: None)
         yield Reaper(
             aws.s3,

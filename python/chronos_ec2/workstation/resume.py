@@ -23,7 +23,7 @@ from chronos_ec2.workstation.launch_files import run_config
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import get_json, translated
 from chronos_ec2.workstation.setting_values import parse_assignments
-from chronos_ec2.workstation.settings import Settings, load_settings
+from chronos_ec2.workstation.settings import KEYS, Settings, load_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -33,6 +33,7 @@ SETTINGS_OF_A_RUN: Final = ("trainer", "command", "accelerator")
 
 How often to save, where and how long to run may change.
 """
+_SETTING_OF: Final = {"save_steps": "checkpoint_every_steps"}
 MAY_CHANGE: Final = frozenset({"save_steps", "log_steps", "eval_series", "gradient_accumulation_steps"})
 
 
@@ -78,7 +79,20 @@ def differing_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[
     before, after = then.get("training_config") or {}, now.get("training_config") or {}
     for key in sorted({*before, *after} - MAY_CHANGE):
         pairs[key] = (before.get(key), after.get(key))
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return {key: pair for key, pair in pairs.items() if _plain(pair[0]) != _plain(pair[1])}
+
+
+def _setting(key: str) -> str:
+    """What a key of a run's configuration is called where it is set."""
+    return _SETTING_OF.get(key, key if key in KEYS else f"training.{key}")
+
+
+def _plain(value: object) -> object:
+    """A number that YAML has left a text, as it does with `1e-4`, is that number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _refuse_other_settings(
@@ -94,8 +108,12 @@ def _refuse_other_settings(
         )
     if not problems:
         return
-    flags = [f"--set {shlex.quote(f'{key}={_as_flag(then)}')}" for key, (then, _) in other.items()]
+    named = {_setting(key): then for key, (then, _) in other.items()}
+    known = {key: then for key, then in named.items() if then is not None}
+    flags = [f"--set {shlex.quote(f'{key}={_as_flag(then)}')}" for key, then in known.items()]
+    unset = [key for key in named if key not in known]
     advice = f"; for the same settings add {' '.join(flags)}" if flags else ""
+    advice += f"; leave {', '.join(unset)} out" if unset else ""
     raise SettingsError(f"run {run_id} cannot go on as another one: {', '.join(problems)}{advice}")
 
 

@@ -16,13 +16,17 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    InvalidConfigError,
+    LoginError,
     NoCredentialsError,
     PartialCredentialsError,
     SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import (
     ConnectionError as AwsConnectionError,
 )
+from botocore.parsers import ResponseParserError
 
 from chronos_ec2.errors import ChronosError, LocalCloudDown, NoCredentials, NotDeployed, StorageDenied
 
@@ -50,6 +54,9 @@ _CREDENTIAL_ERRORS: Final = (
     PartialCredentialsError,
     CredentialRetrievalError,
     SSOError,
+    TokenRetrievalError,
+    LoginError,
+    InvalidConfigError,
 )
 
 
@@ -122,6 +129,8 @@ def translated(where: str) -> Iterator[None]:
         yield
     except (ClientError, BotoCoreError) as error:
         raise translate(error, where) from error
+    except ResponseParserError as error:
+        raise StorageUnreachable(f"what answers for {where} is not AWS (a proxy?): {error}") from error
 
 
 def get_bytes(

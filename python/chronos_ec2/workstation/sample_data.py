@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from chronos_ec2.errors import ChronosError, ToolMissing
+from chronos_ec2.exit_codes import ExitCode
 
 AIRPORTS: Final = ("EWR", "JFK", "LGA")
 MEASURES: Final = ("temp", "dewp", "humid", "wind_speed", "visib")
@@ -122,6 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ChronosError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return int(ExitCode.FAILED)
     return 0
 
 

@@ -66,7 +66,7 @@ _MINIMUM: Final = {
     "log_upload_seconds": 1,
     "kill_grace_seconds": 0,
     "keep_on_failure_minutes": 0,
-    "stale_minutes": 1,
+    "stale_minutes": 3,
     "sample_seconds": 1,
     "idle_gpu_minutes": 0,
     "claim_patience_seconds": 0,
@@ -155,6 +155,11 @@ class Settings:
             raise ValueError(f"max_hours: got {self.max_hours}, need 0.05 to 336 hours")
         if not 0 <= self.max_cost_usd <= 1_000_000:
             raise ValueError(f"max_cost_usd: got {self.max_cost_usd}, need 0 (no cap) to 1000000 US dollars")
+        if self.stale_minutes * 60 <= 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"stale_minutes: got {self.stale_minutes}, need more than two heartbeats "
+                f"({2 * self.heartbeat_seconds} s, heartbeat_seconds): that long a healthy machine is silent"
+            )
         self._check_ladder()
         if self.trainer == "command" and not self.command:
             raise ValueError("command: trainer is command, so the command to run is needed")

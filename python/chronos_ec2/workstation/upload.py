@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from chronos_ec2.data.columns import Columns
-from chronos_ec2.errors import ChronosError, NotUploaded
-from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.errors import NotUploaded
+from chronos_ec2.state.clock import utc_now
 from chronos_ec2.words import size_text
 from chronos_ec2.workstation.content import Digests, mark_of
 from chronos_ec2.workstation.dataset import check_dataset
 from chronos_ec2.workstation.s3 import (
     decode_object,
-    get_bytes,
     list_prefix,
     translated,
 )
@@ -145,11 +144,13 @@ def upload_environment(
     *,
     progress: Progress | None = None,
     digests: Digests | None = None,
+    machines: Sequence[str] = ("x86_64",),
 ) -> UploadSummary:
     """Send the training environment's archive and the MANIFEST.json that its build wrote.
 
     Args:
         archive_dir: the folder with both.
+        machines: what the instances may be, as `uname -m` says it.
         progress: hears how it goes on.
 
     Raises:
@@ -167,6 +168,12 @@ def upload_environment(
     name, sha256 = described.get("archive"), described.get("sha256")
     if not (isinstance(name, str) and isinstance(sha256, str)) or Path(name).name != name:
         raise NotUploaded(f"{archive_dir / 'MANIFEST.json'} names no archive and sha256; {rebuild}")
+    machine = described.get("machine")
+    if machine not in (None, *machines):
+        raise NotUploaded(
+            f"{archive_dir / name} is built for {machine}, which the instances are not: "
+            f"invoke build-env --platform linux-x86-64"
+        )
     if not (archive_dir / name).is_file():
         raise NotUploaded(f"{archive_dir / name} is missing; {rebuild}")
     file = look(name, archive_dir / name, digests)
@@ -217,25 +224,11 @@ def upload_data(
     ]
     described = report.manifest()
     key = f"{DATA_PREFIX}MANIFEST.json"
-    manifest = _kept_manifest(s3, bucket, key, described)
+    # The same data have the same manifest, byte for byte: a run goes on with what it has begun with.
+    manifest = (json.dumps(described, indent=2) + "\n").encode()
     results = send_all(s3, bucket, DATA_PREFIX, files, progress, manifest=key)
-    if manifest is None:
-        manifest = (json.dumps({**described, "uploaded_at": to_text(now())}, indent=2) + "\n").encode()
     put_manifest(s3, bucket, key, manifest, "application/json")
     return _summary("data", files, results, manifest)
-
-
-def _kept_manifest(s3: S3Client, bucket: str, key: str, described: Mapping[str, Any]) -> bytes | None:
-    """The bucket's manifest if it describes the same data, whenever that was uploaded."""
-    held = get_bytes(s3, bucket, key)
-    if held is None:
-        return None
-    try:
-        known = decode_object(held[0], key)
-    except ChronosError:
-        return None
-    known.pop("uploaded_at", None)
-    return held[0] if known == described else None
 
 
 def _drop_leftovers(s3: S3Client, bucket: str, names: Iterable[str]) -> None:

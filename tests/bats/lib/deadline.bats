@@ -57,6 +57,23 @@ paused() { jq -s 'add' pauses; }
   assert_regex "$(<stderr)" 'ending the run, so that it can save'
 }
 
+@test "on a full disk the run is ended all the same, and the ballast makes room for the reason" {
+  deadline_in 20minutes
+  ballast=ballast
+  : >ballast
+  watch_full() {
+    gone=0 began=$EPOCHSECONDS
+    (set -Eeuo pipefail && watch_for_deadline 4242 reason missing/notice) 2>stderr
+  }
+  watch
+  rm -f reason termed
+  : >ballast
+  watch_full
+  assert_equal "$(<termed)" '-TERM 4242'
+  assert_equal "$(<reason)" deadline
+  assert [ ! -e ballast ]
+}
+
 @test "a clock that was set back does not put the save off: the time that was counted tells" {
   CHRONOS_DEADLINE_MINUTES=20
   deadline_in 3hours

@@ -56,6 +56,15 @@ be_an_instance() {
   assert_regex "$(<stderr)" "not launched for run 2025-01-15-143022 \(its RunId tag: '2025-01-20-000000'\)"
 }
 
+@test "a metadata service that hesitates with the tag is asked again" {
+  be_an_instance 2025-01-15-143022
+  imds_get() {
+    if [[ $1 != meta-data/tags/* ]]; then printf 'i-0abc'; elif [[ ! -e asked ]]; then : >asked && return 25; else printf '2025-01-15-143022'; fi
+  }
+  confirm_instance 2025-01-15-143022
+  assert_equal "$INSTANCE_ID" i-0abc
+}
+
 @test "an instance without tags is nobody's: exit code 25" {
   be_an_instance 2025-01-15-143022
   rm -r "$FAKE_IMDS/meta-data/tags"

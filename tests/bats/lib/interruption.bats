@@ -86,6 +86,16 @@ watch() { watch_for_interruption 999999999 reason notice 'the checkpoints' 5; }
   assert_equal "$(seconds_left notice)" 60
 }
 
+@test "where neither reason nor notice can be written, TERM is sent all the same" {
+  printf '{"action": "terminate", "time": "2025-01-15T15:02:00Z"}' >"$FAKE_IMDS/meta-data/spot/instance-action"
+  kill() { printf '%s\n' "$*" >termed; }
+  (
+    set -Eeuo pipefail
+    watch_for_interruption 4242 missing/reason missing/notice 'the checkpoints' 5
+  ) 2>stderr
+  assert_equal "$(<termed)" '-TERM 4242'
+}
+
 @test "the rebalance hint asks for a checkpoint and is recorded, once; training goes on" {
   last_round=4
   in_round_1() { hint; }

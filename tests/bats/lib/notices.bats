@@ -107,6 +107,12 @@ EVENTS
   send end '{"outcome":"failed"}'
 }
 
+@test "a run of thousands of files is told of as well: no argument is as long as its record" {
+  jq -n '{outcome: "succeeded", dataset: {files: [range(3000) | {name: "part-\(.).parquet", bytes: 7, sha256: ("0" * 64)}]}}' >record.json
+  run -0 compose_notice record.json a-bucket dev "$RUN" end '{}'
+  assert_output --partial "Chronos dev $RUN: succeeded\""
+}
+
 @test "a subject is one line of under 100 ASCII characters, whatever the run says" {
   local step
   step=$(printf 'step\\n\\u00e9\\u0000\\u001b[2J %0200d' 7)

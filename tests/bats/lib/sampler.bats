@@ -93,6 +93,16 @@ watch_as() {
   stop_sampler
 }
 
+@test "a sampler that does not end holds nothing up" {
+  local pid
+  bash -c 'trap "" TERM; : >ready; for ((;;)); do sleep 0.2; done' 3>&- &
+  sampler_pid=$! pid=$!
+  while [[ ! -e ready ]]; do read -r -t 0.05 < <(sleep 0.05) || true; done
+  run --separate-stderr -0 stop_sampler
+  assert_regex "$stderr" 'the sampler did not end; going on without it'
+  wait "$pid" || true
+}
+
 @test "a sampler that has ended by itself is no trouble" {
   venv_python=false data="$work"
   start_sampler facts 3>&-

@@ -49,9 +49,17 @@ watch() {
 
 @test "a run that always writes is never told of" {
   local look
-  for look in {1..8}; do source /dev/stdin <<<"at_$look() { date >'the data/output/metrics.jsonl'; }"; done
+  for look in {1..8}; do source /dev/stdin <<<"at_$look() { date >'the data/output/logs/training.log'; }"; done
   watch
   assert [ ! -e told ]
+}
+
+@test "the sampler, which goes on beside a trainer that hangs, is no movement" {
+  local look
+  touch 'the data/output/metrics.jsonl'
+  for look in {1..8}; do source /dev/stdin <<<"at_$look() { date >>'the data/output/metrics.jsonl'; }"; done
+  watch
+  assert_equal "$(<told)" 'told: 3 after 3 looks'
 }
 
 @test "folders that are not there yet are no movement and no error" {

@@ -60,6 +60,23 @@ sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
   assert_line 'AWS_PROFILE=the team'
 }
 
+@test "an AWS that does not answer is told from credentials that are not there, whatever the CLI calls them" {
+  local words
+  for words in 'Could not connect to the endpoint URL: "https://sts.us-east-1.amazonaws.com/"' \
+    'Connect timeout on endpoint URL: "https://sts.us-east-1.amazonaws.com/"'; do
+    aws_plan 'sts get-caller-identity *' --times 3 --exit 255 --stderr "$words"
+    run --separate-stderr -1 require_credentials
+    assert_regex "$stderr" 'AWS cannot be reached'
+  done
+  for words in 'Error loading SSO Token: Token for default does not exist' \
+    'Error when retrieving credentials from custom-process: x' \
+    'The source_profile "a" referenced in the profile "b" does not exist' 'Unable to locate credentials'; do
+    aws_plan 'sts get-caller-identity *' --exit 255 --stderr "$words"
+    run --separate-stderr -10 require_credentials
+    assert_regex "$stderr" "sign in .*$words"
+  done
+}
+
 @test "exports come back without their prefix; those of other stacks do not" {
   aws_plan 'cloudformation list-exports *' --out '{"Exports":[{"Name":"ChronosTraining-BucketName","Value":"a-bucket"},
     {"Name":"Other-BucketName","Value":"theirs"},{"Name":"ChronosTraining-SubnetIds","Value":"subnet-1,subnet-2"},

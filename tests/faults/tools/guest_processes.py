@@ -28,7 +28,7 @@ def processes(disk: Path, program: str) -> list[int]:
 def bootstrap(disk: Path) -> list[int]:
     """The bootstrap itself, without what it runs beside it; the user data that waits for it lives."""
     found = processes(disk, "/bootstrap.sh")
-    return [pid for pid in found if parent(pid) not in found]
+    return [pid for pid in found if parent(pid) not in (*found, None)]
 
 
 def boot_scripts(disk: Path) -> list[int]:
@@ -36,9 +36,11 @@ def boot_scripts(disk: Path) -> list[int]:
     return [*processes(disk, "/part-001"), *bootstrap(disk)]
 
 
-def parent(pid: int) -> int:
-    """A process's parent."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def parent(pid: int) -> int | None:
+    """A process's parent; None when it has ended meanwhile."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
 
 
 def wrapper(disk: Path) -> list[int]:

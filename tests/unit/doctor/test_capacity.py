@@ -184,6 +184,7 @@ CASES = [
         "not offered in us-east-1b, us-east-1a, only in us-east-1c, us-east-1d",
         "CHRONOS_AVAILABILITY_ZONES=3 invoke deploy --env dev (and set it in invoke.yaml)",
     ),
+    Case("zones", "a local zone", offered("us-east-1-bos-1a"), ERROR, "in us-east-1-bos-1a alone", SET_TYPE),
     Case("zones", "not in the region", offered(), ERROR, "is not offered in us-east-1", SET_TYPE),
     Case(
         "quota",

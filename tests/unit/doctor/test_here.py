@@ -86,7 +86,7 @@ CASES = [
     Case(
         "programs",
         "two missing",
-        lacks("jq", "sha256sum"),
+        lacks("jq", "sha256sum", "shasum"),
         ERROR,
         "not installed: jq, sha256sum",
         "sudo apt-get install jq coreutils (macOS: brew install jq coreutils)",

@@ -213,7 +213,7 @@ CASES = [
     Case(
         "environment",
         "for the CPU",
-        environment(requirements=["numpy==2.4.6"]),
+        environment(requirements=["torch==2.13.0+cpu", "nvidia-ml-py==13.0.0"]),
         WARNING,
         "env.tar.gz holds nothing that uses a GPU, and accelerator is cuda",
         BUILD,

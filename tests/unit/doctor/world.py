@@ -254,7 +254,7 @@ class World:
             "unpacked_bytes": 6_000_000_000,
             "python": "3.11.7",
             "glibc": "2.36",
-            "requirements": ["torch==2.13.0", "numpy==2.4.6"],
+            "requirements": ["torch==2.13.0", "nvidia-cublas==13.0.0", "numpy==2.4.6"],
         }
         self.put("cached-datasets/python-env/MANIFEST.json", {**described, **changes})
 

@@ -77,7 +77,7 @@ NAN = {"event": "metric", "step": 4, "loss": math.nan}
         (verdict(0, {"event": "metric", "loss": None}), "failed", 1),
         (verdict(0, {"event": "metric", "loss": math.inf}), "failed", 1),
         (verdict(0, {"event": "eval", "eval_loss": math.nan}), "failed", 1),
-        (verdict(0, {"event": "final", "metrics": {"WQL": None}}), "failed", 1),
+        (verdict(0, {"event": "final", "metrics": {"WQL": None}}), "completed", 0),
         (verdict(0, {"event": "metric", "loss": 1, "grad_norm": math.nan}), "failed", 1),
         (verdict(0, {"event": "metric", "loss": 1, "grad_norm": math.inf}), "completed", 0),
         (verdict(0, ZERO, ZERO), "failed", 1),

@@ -279,7 +279,7 @@ LEAST = {
     "kill_grace_seconds": 0,
     "nodes": 1,
     "keep_on_failure_minutes": 0,
-    "stale_minutes": 1,
+    "stale_minutes": 3,
     "sample_seconds": 1,
     "idle_gpu_minutes": 0,
     "claim_patience_seconds": 0,
@@ -304,6 +304,14 @@ def test_a_number_under_its_least_is_refused(key: str) -> None:
     assert getattr(load_settings("dev", {key: str(LEAST[key])}, variables={}), key) == LEAST[key]
     said = message_of(lambda: load_settings("dev", {key: str(LEAST[key] - 1)}, variables={}))
     assert f"{key}: got {LEAST[key] - 1}, need at least {LEAST[key]}" in said
+
+
+def test_a_machine_may_be_silent_between_two_heartbeats() -> None:
+    assert load_settings("dev", {"stale_minutes": "21", "heartbeat_seconds": "600"}, variables={})
+    said = message_of(
+        lambda: load_settings("dev", {"stale_minutes": "20", "heartbeat_seconds": "600"}, variables={})
+    )
+    assert "stale_minutes: got 20, need more than two heartbeats (1200 s" in said
 
 
 @pytest.mark.parametrize("hours", ["0.05", "336"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chronos_ec2.errors import LocalCloudDown, ToolMissing
+from chronos_ec2.errors import LocalCloudDown, SettingsError, ToolMissing
 from chronos_ec2.workstation import commands, toolchain
 from chronos_ec2.workstation.settings import REPOSITORY, Settings
 from chronos_ec2.workstation.stack_context import stack_context
@@ -30,7 +30,7 @@ def embedded_at(home: Path, url: str = "http://127.0.0.1:4566") -> None:
 
 
 def test_the_cdk_command(dev: Settings) -> None:
-    settings = dataclasses.replace(dev, availability_zones=2, log_retention_days=7, glacier_after_days=30)
+    settings = dataclasses.replace(dev, availability_zones=2)
     argv = commands.cdk_command(settings, ["dev", "prod"], "deploy", "--method", "direct")
     assert argv == [
         str(toolchain.node_bin() / "node"),
@@ -38,8 +38,8 @@ def test_the_cdk_command(dev: Settings) -> None:
         *("deploy", "--method", "direct"),
         *("--context", "environments=dev,prod"),
         *("--context", "availability_zones=2"),
-        *("--context", "log_retention_days=7"),
-        *("--context", "glacier_after_days=30"),
+        *("--context", f"log_retention_days={dev.log_retention_days}"),
+        *("--context", f"glacier_after_days={dev.glacier_after_days}"),
     ]
 
 
@@ -74,6 +74,18 @@ def test_machines_of_one_environment_that_train_together_give_the_shared_stack_a
     both = {"dev": dev, "prod": prod}.__getitem__
     assert stack_context(dev, ["dev", "prod"], both)["nodes"] == "4"
     assert "nodes" not in stack_context(dev, ["dev"], both)
+
+
+def test_the_last_to_be_deployed_does_not_decide_for_those_that_share_its_stack(dev: Settings) -> None:
+    prod = dataclasses.replace(
+        dev, environment="prod", notify_email="me@example.com", availability_zones=3, alarm_hours=4
+    )
+    context = stack_context(dev, ["dev", "prod"], {"dev": dev, "prod": prod}.__getitem__)
+    assert (context["notify_email"], context["alarm_hours"]) == ("me@example.com", "4")
+    assert context["availability_zones"] == "3"
+    other = dataclasses.replace(dev, notify_email="you@example.com")
+    with pytest.raises(SettingsError, match=r"'you@example.com' in dev, 'me@example.com' in prod"):
+        stack_context(other, ["dev", "prod"], {"prod": prod}.__getitem__)
 
 
 def test_a_script_command() -> None:

@@ -9,12 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronos_ec2.data.series import SeriesSet
-from chronos_ec2.instance.metrics import (
-    MEDIAN,
-    QUANTILE_LEVELS,
-    mean_absolute_scaled_error,
-    weighted_quantile_loss,
-)
+from chronos_ec2.instance.metrics import QUANTILE_LEVELS, check_forecast, score_forecast
 from chronos_ec2.instance.trainers.forecast_files import write_forecasts
 from chronos_ec2.instance.trainers.model import LinearQuantileModel
 from chronos_ec2.instance.trainers.windows import Windows
@@ -35,8 +30,14 @@ class HeldOut:
         self._naive, self._scale = windows.baseline(season_length)
 
     def score(self, model: LinearQuantileModel) -> dict[str, float]:
-        """WQL and MASE of a model's forecast."""
-        return self._score(model.forecast(self._batch.context))
+        """WQL and MASE of a model's forecast.
+
+        Raises:
+            ChronosError: it is made of no numbers.
+        """
+        forecast = model.forecast(self._batch.context)
+        check_forecast(self._batch.target, forecast)
+        return self._score(forecast)
 
     def baselines(self) -> dict[str, Any]:
         """WQL and MASE of the seasonal-naive forecast, which says the same at every quantile."""
@@ -49,8 +50,4 @@ class HeldOut:
         write_forecasts(path, self._series, forecast, self._season_length)
 
     def _score(self, forecast: NDArray[Any]) -> dict[str, float]:
-        target = self._batch.target
-        return {
-            "WQL": weighted_quantile_loss(target, forecast),
-            "MASE": mean_absolute_scaled_error(target, forecast[..., MEDIAN], self._scale),
-        }
+        return score_forecast(self._batch.target, forecast, self._scale)

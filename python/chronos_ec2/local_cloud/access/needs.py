@@ -93,6 +93,8 @@ def _run_instances(call: Call) -> list[Question]:
             for group in card.get("Groups") or card.get("SecurityGroupIds") or []
         ),
     ]
+    if any(one.get("ResourceType") == "spot-instances-request" for one in asked.get("TagSpecifications", [])):
+        used.append(call.arn("spot-instances-request/*"))
     if group := asked.get("Placement", {}).get("GroupName"):
         used.append(call.arn(f"placement-group/{group}"))
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -110,8 +111,11 @@ def _offered(facts: Facts, name: str, places: list[str], offered: set[str]) -> F
         return ok(f"{name} in {', '.join(here)} ({len(here)} of the stack's {len(places)} zones)")
     if not offered:
         return error(f"{name} is not offered in {region}", choose(facts))
-    # The stack takes the region's zones in their order.
-    needed = ord(min(offered)[-1]) - ord("a") + 1
+    # The stack takes the region's zones in their order; a local zone is none of them.
+    zones = sorted(zone for zone in offered if re.fullmatch(rf"{re.escape(region)}[a-z]", zone))
+    if not zones:
+        return error(f"{name} is offered in {', '.join(sorted(offered))} alone", choose(facts))
+    needed = ord(zones[0][-1]) - ord("a") + 1
     return error(
         f"{name} is not offered in {', '.join(places)}, only in {', '.join(sorted(offered))}",
         f"CHRONOS_AVAILABILITY_ZONES={needed} invoke deploy --env {environment} (and set it in invoke.yaml)",

@@ -23,6 +23,8 @@ _PROGRAM_SECONDS: Final = 30
 # inherit_errexit, which every script of this project relies on, came with Bash 4.4; macOS ships 3.2.
 _OLDEST_BASH: Final = (4, 4)
 _PROGRAMS: Final = ("git", "jq", "sha256sum", "curl")
+_SAME: Final = {"sha256sum": "shasum"}
+"""What does as well."""
 _PIN: Final = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)", re.MULTILINE)
 
 Run = Callable[[Sequence[str], Mapping[str, str] | None], "Printed"]
@@ -93,7 +95,11 @@ class Machine:
 
 def programs(machine: Machine) -> list[Finding]:
     """Bash and the small programs that the scripts call."""
-    missing = [name for name in ("bash", *_PROGRAMS) if machine.which(name) is None]
+    missing = [
+        name
+        for name in ("bash", *_PROGRAMS)
+        if machine.which(name) is None and machine.which(_SAME.get(name, name)) is None
+    ]
     if missing:
         return [
             error(

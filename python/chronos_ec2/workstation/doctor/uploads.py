@@ -114,7 +114,10 @@ def _listed(facts: Facts, prefix: str) -> list[Any]:
 
 def _uses_gpu(found: Mapping[str, Any]) -> bool:
     packages = " ".join(map(str, found.get("requirements", [])))
-    return not packages or bool(re.search(r"torch|jax|tensorflow|cupy|cuda|nvidia", packages, re.IGNORECASE))
+    # nvidia-ml-py reads the driver's figures, and a torch+cpu uses none.
+    return not packages or bool(
+        re.search(r"nvidia-(cu|nccl)|cuda|cupy|tensorflow|\+cu\d", packages, re.IGNORECASE)
+    )
 
 
 def _glibc_on_image(facts: Facts) -> tuple[int, ...]:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from chronos_ec2.data.series import SeriesSet
 from chronos_ec2.instance.metrics import (
-    MEDIAN,
     QUANTILE_LEVELS,
-    mean_absolute_scaled_error,
+    check_forecast,
+    score_forecast,
     seasonal_error,
     seasonal_naive,
-    weighted_quantile_loss,
 )
 from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
 from chronos_ec2.instance.trainers.chronos.processes import Processes
@@ -93,19 +92,24 @@ class HeldOut:
         return np.asarray(quantiles[:, : len(self._config.target)].transpose(-1, -2).numpy())
 
     def score(self, forecast: NDArray[Any], which: NDArray[np.int64]) -> dict[str, float]:
-        """WQL and MASE of a forecast, as `instance.metrics` defines them; each target is a series there."""
+        """WQL and MASE of a model's forecast, as `instance.metrics` has them; each target is a series there.
+
+        Raises:
+            ChronosError: it is made of no numbers.
+        """
+        check_forecast(self.target(which), forecast)
+        return self._score(forecast, which)
+
+    def _score(self, forecast: NDArray[Any], which: NDArray[np.int64]) -> dict[str, float]:
         target = self.target(which).reshape(-1, self._ahead)
         quantiles = forecast.reshape(-1, self._ahead, len(QUANTILE_LEVELS))
         scale = [seasonal_error(past, self._season) for past in self._pasts(which)]
-        return {
-            "WQL": weighted_quantile_loss(target, quantiles),
-            "MASE": mean_absolute_scaled_error(target, quantiles[..., MEDIAN], scale),
-        }
+        return score_forecast(target, quantiles, scale)
 
     def naive(self, which: NDArray[np.int64], season_length: int) -> dict[str, float]:
         """WQL and MASE of the seasonal-naive forecast, which says the same at every quantile."""
         said = np.stack([seasonal_naive(past, self._ahead, season_length) for past in self._pasts(which)])
-        return self.score(np.repeat(said[..., None], len(QUANTILE_LEVELS), axis=-1), which)
+        return self._score(np.repeat(said[..., None], len(QUANTILE_LEVELS), axis=-1), which)
 
     def target(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
         """What happened, shape [series, targets, horizon]; NaN where it is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -99,7 +100,7 @@ class Learner:
                 loss = self._loss(part.to(self._processes.device)) / len(parts)
                 torch.autograd.backward(loss)
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm or math.inf)
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step)
         self._optimizer.step()

@@ -104,6 +104,7 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Chronos2Mod
     chronos = core.chronos_config
     # The library takes the context length for it when it is missing: fix it before that length changes.
     chronos.setdefault("time_encoding_scale", chronos["context_length"])
+    longest = int(chronos["context_length"])
     if config is not None:
         chronos["context_length"] = config.context_length
         needed = math.ceil(config.prediction_length / chronos["output_patch_size"])
@@ -124,6 +125,7 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Chronos2Mod
         if told[problem]:
             names = ", ".join(sorted(map(str, told[problem]))[:3])
             raise SettingsError(f"{folder}: the weights do not fit the model's config ({problem}: {names})")
+    model.longest_context = longest
     return model
 
 
@@ -139,12 +141,20 @@ def _read_config(folder: Path) -> Chronos2CoreConfig:
 
 
 def save_model(model: Chronos2Model, folder: Path) -> None:
-    """Write config.json and model.safetensors, to be loaded by `BaseChronosPipeline.from_pretrained`."""
+    """Write config.json and model.safetensors, to be loaded by `BaseChronosPipeline.from_pretrained`.
+
+    A model that was tuned on short contexts takes the long ones of its start as before.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    chronos = model.config.chronos_config
+    trained = int(chronos["context_length"])
+    chronos["context_length"] = max(trained, getattr(model, "longest_context", trained))
     try:
         model.save_pretrained(folder)
     except RuntimeError as error:  # safetensors has its own word for a full disk
         raise ChronosError(f"{folder}: the model cannot be written ({_line(error)})") from error
+    finally:
+        chronos["context_length"] = trained
     (folder / WEIGHTS).chmod(0o644)
 
 

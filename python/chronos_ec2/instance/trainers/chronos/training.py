@@ -246,6 +246,12 @@ class Trainer:
         self._settle_loss()
         if self._step == self._saved_step:
             return
+        if not math.isfinite(norm := float(self._norm)):
+            # Its update is in the weights, and in no loss yet: they would be gone on from for ever.
+            raise ChronosError(
+                f"the gradient of step {self._step} is {norm}: no checkpoint was written; lower "
+                f"learning_rate (now {self._config.peak_learning_rate}) or check the data"
+            )
         self._saved_step = self._step
         if not self._processes.leads:
             return
