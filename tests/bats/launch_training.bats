@@ -712,6 +712,7 @@ readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
   aws_plan 's3api put-object * --key dev/20*/run.json * --if-match *' --pass --before "$TERM_THE_SCRIPT"
   launch --env dev
   assert_failure 143
+  assert_regex "$stderr" 'goes on: EC2 has accepted i-[0-9a-z]+; end it with: invoke kill --env dev'
   assert_json "$(state_now)" .status initialization
   refute_called 's3api delete-object * --key dev/system-state.json --if-match *'
 }

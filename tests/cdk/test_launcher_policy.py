@@ -50,6 +50,13 @@ def test_machines_start_only_with_the_projects_tag_in_the_stacks_network(
     assert not any(name.endswith("*") for name in used[1:])
 
 
+def test_a_spot_request_may_be_made_with_its_tags(by_sid: dict[str, dict[str, Any]]) -> None:
+    """EC2 asks for it when it is to get tags, as a launch has it, and takes no condition on them there."""
+    (request,) = resources(by_sid["StartSpot"])
+    assert request.rpartition(":")[2] == "spot-instances-request/*"
+    assert by_sid["StartSpot"]["Action"] == "ec2:RunInstances" and "Condition" not in by_sid["StartSpot"]
+
+
 def test_nothing_that_is_there_already_can_be_tagged(by_sid: dict[str, dict[str, Any]]) -> None:
     assert by_sid["TagWhatStarts"]["Condition"]["StringEquals"]["ec2:CreateAction"] == "RunInstances"
     (sid,) = (sid for sid, one in by_sid.items() if "ec2:CreateTags" in listed(one["Action"]))

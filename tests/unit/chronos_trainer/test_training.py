@@ -205,6 +205,31 @@ def test_a_loss_that_is_no_number_ends_the_run_without_result_or_checkpoint(
     assert outcome.all("final") == []
 
 
+def test_a_gradient_that_is_no_number_leaves_no_checkpoint_that_has_it(
+    train: Train, config: Config, waves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of that step is sound, and the weights are gone: nothing may go on from there."""
+    real = torch.nn.utils.clip_grad_norm_
+
+    def broken(parameters: list[torch.Tensor], most: float) -> torch.Tensor:
+        steps.append(most)
+        norm = real(parameters, most)
+        return norm * float("inf") if len(steps) == 8 else norm
+
+    steps: list[float] = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken)
+    outcome = train(config(), waves)
+    assert outcome.status == 1 and "the gradient of step 8 is inf" in outcome.stderr
+    assert sorted(path.name for path in (outcome.output / "checkpoints").iterdir()) == ["checkpoint-4"]
+
+
+def test_a_greatest_norm_of_0_leaves_the_gradient_as_it_is(train: Train, config: Config, waves: Path) -> None:
+    outcome = train(config(max_grad_norm=0), waves)
+    assert outcome.status == 0, outcome.stderr
+    losses = outcome.losses()
+    assert len(set(losses)) > 1 and losses[-1] < losses[0], "it learns"
+
+
 def test_fine_tuning_starts_from_a_model_and_tells_what_it_could_before(
     train: Train, config: Config, waves: Path, whole: Outcome
 ) -> None:
@@ -213,7 +238,7 @@ def test_fine_tuning_starts_from_a_model_and_tells_what_it_could_before(
     assert tuned.status == 0, tuned.stderr
     assert tuned.one("final")["baselines"]["zero_shot"]["WQL"] > 0
     core = json.loads((tuned.output / "models/chronos2/config.json").read_text())
-    assert core["chronos_config"]["context_length"] == 32
+    assert core["chronos_config"]["context_length"] == 48, "what it takes has not become shorter"
     assert core["chronos_config"]["time_encoding_scale"] == 48, "the scale that it has learned with"
     assert tuned.all("metric")[0]["lr"] == pytest.approx(1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chronos_ec2.instance.results_sync import ResultsSync, choose_files
+from chronos_ec2.instance.results_sync import ResultsSync, choose_files, settle_seconds
 
 from .conftest import BUCKET, REPOSITORY
 from .fakes import FakeS3, Fault
@@ -117,3 +118,22 @@ def test_the_command_line(s3: FakeS3, output: Path) -> None:
     assert "uploading models/model.pkl" in done.stderr and "1 uploads FAILED" in done.stderr
     assert run("--prefix", "/", "--from", str(output)).returncode == 2
     assert run("--prefix", PREFIX, "--from", "/no/such/folder").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "settles"),
+    [
+        ({"exit_code": 0, "status": "completed"}, False),
+        ({"exit_code": 75, "status": "interrupted"}, False),
+        ({"exit_code": 1, "status": "interrupted"}, False),  # torchrun's, after its workers have saved
+        ({"exit_code": 137, "status": "interrupted"}, True),
+        ({"exit_code": 1, "status": "failed"}, True),
+        ({"exit_code": None, "status": "running"}, True),
+        ([], True),
+    ],
+)
+def test_a_checkpoint_of_a_trainer_that_was_not_cut_off_need_not_settle(
+    tmp_path: Path, document: object, settles: bool
+) -> None:
+    (tmp_path / "training.json").write_text(json.dumps(document))
+    assert (settle_seconds(tmp_path) > 0) == settles

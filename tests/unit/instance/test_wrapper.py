@@ -68,6 +68,17 @@ def test_the_childs_exit_code_comes_back_with_its_last_words(rig: Rig) -> None:
     assert "luck" in err
 
 
+def test_below_torchruns_summary_the_error_of_its_worker_is_the_last_word(rig: Rig) -> None:
+    lines = [
+        "[rank1]: ValueError: two rows at 12:00",
+        "=" * 60,
+        "Root Cause (first observed failure):",
+        "=" * 60,
+    ]
+    rig.run(f"import sys; sys.stderr.write({chr(10).join(lines) + chr(10)!r}); sys.exit(1)")
+    assert rig.record["error"].endswith("it last said: [rank1]: ValueError: two rows at 12:00")
+
+
 def test_a_child_killed_by_a_signal_gives_128_plus_its_number(rig: Rig) -> None:
     code, _, _ = rig.run("import os; os.kill(os.getpid(), 9)")
     assert code == 137

@@ -58,6 +58,14 @@ def test_a_launch_needs_everything_that_it_makes_uses_tags_and_passes() -> None:
     ]
 
 
+def test_a_spot_request_that_gets_tags_is_asked_about() -> None:
+    spot = {"ResourceType": "spot-instances-request", "Tags": [{"Key": "Project", "Value": "P"}]}
+    tagged = {**LAUNCH, "TagSpecifications": [*LAUNCH["TagSpecifications"], spot]}
+    request = ("ec2:RunInstances", f"{EC2}spot-instances-request/*")
+    assert request in asked("ec2", "RunInstances", **tagged)
+    assert request not in asked("ec2", "RunInstances", **LAUNCH)
+
+
 def test_a_launch_is_judged_by_its_tags_type_market_profile_and_disk() -> None:
     questions = needs(Call("ec2", "RunInstances", LAUNCH), Account())
     instance, card, disk = (dict(question.context) for question in questions[:3])

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.metrics import (
     QUANTILE_LEVELS,
+    check_forecast,
     mean_absolute_scaled_error,
     season_from_spacing,
     seasonal_error,
@@ -94,3 +96,16 @@ def test_seasonal_naive_of_a_past_shorter_than_a_season_repeats_the_last_value()
 )  # fmt: skip
 def test_the_season_follows_from_the_spacing(seconds: float, season: int) -> None:
     assert season_from_spacing(seconds) == season
+
+
+def test_forecasts_that_are_no_numbers_are_refused_and_zeros_that_came_true_are_not() -> None:
+    zeros = np.zeros((2, 4))
+    forecast = np.zeros((2, 4, 9))
+    check_forecast(zeros, forecast)
+    assert np.isnan(weighted_quantile_loss(zeros, forecast)), "which says nothing about the forecast"
+    forecast[1, 2, 3] = np.nan
+    with pytest.raises(ChronosError, match="no numbers"):
+        check_forecast(zeros, forecast)
+    unseen = zeros.copy()
+    unseen[1, 2] = np.nan
+    check_forecast(unseen, forecast)

@@ -103,6 +103,20 @@ def test_other_settings_are_refused_each_by_name_with_the_flags_that_bring_them_
         assert words in said, said
 
 
+def test_the_flags_that_bring_settings_back_are_settings(world: Any) -> None:
+    put_interrupted(world, 100, config=run_config(settings_with(**{"training.learning_rate": "0.01"}), RUN))
+    with pytest.raises(SettingsError, match=r"add --set training\.learning_rate=0\.01$"):
+        check(world, settings_with(**{"training.learning_rate": "0.02"}))
+    put_interrupted(world, 100)
+    with pytest.raises(SettingsError, match=r"; leave training\.learning_rate out$"):
+        check(world, settings_with(**{"training.learning_rate": "0.02"}))
+
+
+def test_a_number_is_the_same_however_it_is_written(world: Any) -> None:
+    put_interrupted(world, 100, config=run_config(settings_with(**{"training.learning_rate": "0.0001"}), RUN))
+    assert check(world, settings_with(**{"training.learning_rate": "1e-4"}))["step"] == 100
+
+
 def test_what_does_not_change_the_result_may_differ(world: Any) -> None:
     put_interrupted(world, 100)
     more = {"instance_type": "g5.xlarge", "max_hours": "2", "market": "spot", "checkpoint_every_steps": "9"}

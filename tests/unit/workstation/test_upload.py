@@ -257,6 +257,15 @@ def test_an_environment_that_is_not_whole_is_not_sent(world: Any, built: Path, s
     assert world.keys() == []
 
 
+def test_an_environment_for_other_machines_is_not_sent(world: Any, built: Path) -> None:
+    body = json.loads((built / "MANIFEST.json").read_text())
+    (built / "MANIFEST.json").write_text(json.dumps({**body, "machine": "aarch64"}))
+    with pytest.raises(NotUploaded, match=r"built for aarch64.*--platform linux-x86-64"):
+        upload_environment(world.s3, world.bucket, built)
+    assert world.keys() == []
+    assert upload_environment(world.s3, world.bucket, built, machines=["aarch64"]).sent == 1
+
+
 def test_an_archive_outside_its_folder_is_not_sent(world: Any, built: Path) -> None:
     (built.parent / "secret").write_bytes(b"secret")
     digest = hashlib.sha256(b"secret").hexdigest()
