@@ -59,6 +59,7 @@ paused() { jq -s 'add' pauses; }
 
 @test "on a full disk the run is ended all the same, and the ballast makes room for the reason" {
   deadline_in 20minutes
+  # shellcheck disable=SC2034  # read by the library
   ballast=ballast
   : >ballast
   watch_full() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/lib/sampler.sh: the sampler beside the training, and what becomes of GPUs that do nothing.
-# shellcheck disable=SC2034,SC2154,SC2329  # variables of the library and of the helpers; the library calls _pause
+# shellcheck disable=SC2030,SC2031,SC2034,SC2154,SC2329  # variables of the library and of the helpers; the library calls _pause
 bats_require_minimum_version 1.5.0
 load ../helpers/common
 
