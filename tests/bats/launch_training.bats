@@ -200,9 +200,9 @@ readonly GIVE_BACK=('put-object dev/RUN/run.json if-match' "${UPDATE[@]}" "${UPD
     assert_failure 18
     assert_regex "$stderr" "$missing is not there yet: run $command"
   done <<'TABLE'
-scripts/MANIFEST.sha256|invoke upload
-python-env/MANIFEST.json|invoke build-env
-training-data/MANIFEST.json|invoke upload --data DIR
+scripts/MANIFEST.sha256|invoke upload --env dev
+python-env/MANIFEST.json|invoke build-env --env dev, then invoke upload --env dev
+training-data/MANIFEST.json|invoke upload --env dev --data DIR
 TABLE
   assert_effects
 }
@@ -627,7 +627,7 @@ plan_instance_that_ends() {
   plan_ami
   launch --env dev
   assert_failure 11
-  assert_regex "$stderr" 'run invoke deploy again, or go without it: --set outside_switch=false'
+  assert_regex "$stderr" 'run invoke deploy --env dev again, or go without it: --set outside_switch=false'
   assert_effects
 }
 

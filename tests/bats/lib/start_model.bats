@@ -9,7 +9,7 @@ setup() {
   # shellcheck source=../../../shell/lib/launch_facts.sh
   source "$project/shell/lib/launch_facts.sh"
   use_fake_s3 bucket
-  bucket=bucket
+  bucket=bucket environment=dev
   model="$FAKE_AWS_DIR/s3/bucket/cached-datasets/models/0123"
   mkdir -p "$model"
 }
@@ -39,7 +39,7 @@ settings_with() { settings=$(jq -cn --arg trainer "$1" --arg id "$2" '{trainer: 
   settings_with chronos s3://bucket/cached-datasets/models/0123
   run -18 require_start_model
   assert_output --partial 'has no model.safetensors'
-  assert_output --partial 'invoke upload --model DIR'
+  assert_output --partial 'invoke upload --env dev --model DIR'
   settings_with chronos s3://bucket/nowhere
   run -18 require_start_model
   assert_output --partial 'has no config.json'
