@@ -76,6 +76,16 @@ def look_up(name: str) -> Action | None:
     return Action(name, kinds, keys.get("", frozenset()), formats, types)
 
 
+_BEYOND: Final = {("ec2:RunInstances", "spot-instances-request")}
+"""What IAM's reference leaves out. The EC2 user guide, on tagging spot requests: who tags one on create must
+have it among the resources of an allow statement for RunInstances, without a condition, or the call fails."""
+
+
+def _beyond(action: str, resource: str) -> set[str]:
+    kind = resource.rpartition(":")[2].partition("/")[0]
+    return {kind} if (action, kind) in _BEYOND else set()
+
+
 def problems(statement: Mapping[str, Any], wildcards: Collection[str]) -> Iterator[str]:
     """What is wrong with a statement of an identity policy, in words.
 
@@ -92,7 +102,7 @@ def problems(statement: Mapping[str, Any], wildcards: Collection[str]) -> Iterat
             continue
         if "*" in resources and name not in wildcards:
             yield f"{name}: on every resource, and is not listed"
-        fitting = {resource: action.fitting(resource) for resource in resources}
+        fitting = {resource: action.fitting(resource) or _beyond(name, resource) for resource in resources}
         fitted |= {resource for resource, kinds in fitting.items() if kinds}
         kinds = {kind for found in fitting.values() for kind in found}
         if not kinds and "*" not in resources:

@@ -12,10 +12,10 @@ from chronos_ec2.workstation.settings import REPOSITORY
 
 SOURCES: Final = ("shell", "python/chronos_ec2/workstation", "python/chronos_ec2/instance")
 WORDS: Final = {
-    "get_state": ("get-object", "read_raw", "active_state", ".read("),
+    "get_state": ("get-object", "read_raw", "active_state", "_active(", ".read("),
     "publish": ("copy-object",),
     "drop_state": ("delete-object", "_store.delete"),
-    "get_record": ("get-object", "get_bytes", "_read("),
+    "get_record": ("get-object", "get_bytes", "_read(", "_looked_up("),
     "put_record": ("put-object", "put_json"),
     "create_record": ("put-object",),
     "drop_record": ("delete-object",),
