@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 Template = dict[str, Any]
@@ -26,9 +27,10 @@ def synthesize(**settings: Any) -> Template:
     from chronos_cdk.settings import StackSettings
     from chronos_cdk.stack import ChronosTrainingStack
 
-    app = cdk.App(analytics_reporting=False)
-    stack = ChronosTrainingStack(app, "ChronosTraining", settings=StackSettings(**settings))
-    return dict(Assertions.from_stack(stack).to_json())
+    with tempfile.TemporaryDirectory(prefix="cdk-") as out:
+        app = cdk.App(analytics_reporting=False, outdir=out)
+        stack = ChronosTrainingStack(app, "ChronosTraining", settings=StackSettings(**settings))
+        return dict(Assertions.from_stack(stack).to_json())
 
 
 def of_type(template: Template, kind: str) -> list[dict[str, Any]]:
