@@ -12,8 +12,8 @@ _HEAD: Final = """# Fault proofs
 What `invoke faults` has shown, the full form. Each row says when it was made, by which file and with which
 seed: `invoke faults --only tests/faults/FILE --seed SEED --report docs/fault-proofs.md` makes it anew. A row
 stands for cases that all held: one that had not would have ended the file without a row. A cell of the matrix
-stands for itself. A row whose last column says more comes from the summary of a session whose other tests did not
-all end well; what it says did hold.
+stands for itself. A row whose last column says more comes from the summary of a session whose other tests did
+not all end well; what it says did hold.
 """
 _PROOFS: Final = ("proof", "cases", "how they ended", "made by")
 _MATRIX: Final = """## Faults and phases
