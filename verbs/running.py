@@ -32,9 +32,8 @@ def launch(
     resume: str | None = None,
 ) -> None:
     """Start one training run on one EC2 instance and leave it to itself."""
-    settings = settings_of(
-        env, [*(set_ or []), *([f"max_cost_usd={max_cost}"] if max_cost is not None else [])]
-    )
+    cap = [] if max_cost is None else [f"max_cost_usd={max_cost}"]
+    settings = settings_of(env, [*(set_ or []), *cap])
     flags = [flag for flag, wanted in (("--dry-run", dry_run), ("--json", json)) if wanted]
     # An empty value, as of a variable that is not set, is refused there, and not taken for none.
     flags += ["--max-cost", max_cost] if max_cost is not None else []
