@@ -656,6 +656,16 @@ readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
   assert_no_temporary_files
 }
 
+@test "a terminal that is gone after the claim: exit code 143, no instance, the claim is given back" {
+  plan_checks
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 's3api put-object * --key dev/20*/config.yaml *' --pass --before 'kill -HUP "$FAKE_MAIN_PID"'
+  launch --env dev
+  assert_failure 143
+  refute_called 'ec2 run-instances *'
+  assert_equal "$(state_now)" ''
+}
+
 @test "a record whose write is repeated after a lost answer is not written over what has become of it" {
   plan_checks
   plan_instance

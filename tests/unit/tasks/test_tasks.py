@@ -126,6 +126,7 @@ ENDS = [
     (("runs", "--limit", "abc"), ExitCode.USAGE, "--limit: got 'abc'"),
     (("runs", "--limit=-1"), ExitCode.USAGE, "--limit: got '-1'"),
     (("logs", "--node", "x"), ExitCode.USAGE, "--node: got 'x'"),
+    (("launch", "--env", "dev", "--max-cost="), ExitCode.SETTINGS_INVALID, "max_cost_usd"),
     (("report", "--folder", "x", "--run", "2025-01-15-143022"), ExitCode.USAGE, "leave --env and --run out"),
 ]
 
