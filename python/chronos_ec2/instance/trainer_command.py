@@ -73,8 +73,10 @@ def trainer_argv(
             *module,
         )
     flags: tuple[str, ...] = ("--config", str(config_path), "--data", str(data), "--output", str(output))
-    if model is not None and config.trainer == "chronos":
-        flags += ("--model", str(model))
+    if config.trainer == "chronos":
+        flags += ("--accelerator", config.accelerator)
+        if model is not None:
+            flags += ("--model", str(model))
     return (sys.executable, *module, *flags)
 
 

@@ -24,6 +24,7 @@ otherwise; 75 or 128+N when it was interrupted and says 0; 143 when the run has 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -78,11 +79,13 @@ def say(message: str) -> None:
         return
 
 
-def child_environment(environ: dict[str, str]) -> dict[str, str]:
-    """The command's environment: unbuffered Python, and this package importable from anywhere."""
+def child_environment(environ: dict[str, str], grace_seconds: float) -> dict[str, str]:
+    """The command's environment: unbuffered Python, this package importable from anywhere, time to stop."""
     path = environ.get("PYTHONPATH")
     return {
         "PYTHONUNBUFFERED": "1",
+        # torchrun kills workers that take longer than 30 s to save, whatever time there is.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(grace_seconds)),
         **environ,
         "PYTHONPATH": f"{_PACKAGE_ROOT}{os.pathsep}{path}" if path else str(_PACKAGE_ROOT),
     }
@@ -115,7 +118,7 @@ class Session:
         self._collector = Collector(job.output, self._record, say)
         self._process = TrainingProcess(
             job.argv,
-            env=child_environment({**dict(os.environ), **job.place.variables()}),
+            env=child_environment({**dict(os.environ), **job.place.variables()}, job.grace_seconds),
             grace_seconds=job.grace_seconds,
             take_lines=self._collector.take,
             log=say,

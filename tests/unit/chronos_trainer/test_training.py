@@ -193,6 +193,20 @@ def test_how_often_to_save_and_to_tell_may_change(
     assert train(config(save_steps=3, log_steps=2, eval_series=1), waves, output=whole.output).status == 0
 
 
+def test_a_save_comes_before_the_score_of_its_step(whole: Outcome) -> None:
+    said = [item["event"] for item in whole.events if item["event"] in ("checkpoint", "eval")]
+    assert said == ["checkpoint", "eval"] * (len(said) // 2)
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_ends_the_run(
+    train: Train, config: Config, waves: Path
+) -> None:
+    outcome = train(config(), waves, "--accelerator", "cuda")
+    assert outcome.status == 1
+    assert "a GPU was asked for (accelerator: cuda), and torch can use none: " in outcome.stderr
+    assert outcome.events == []
+
+
 @pytest.mark.parametrize("log_steps", [1, 50])
 def test_a_loss_that_is_no_number_ends_the_run_without_result_or_checkpoint(
     train: Train, config: Config, waves: Path, log_steps: int

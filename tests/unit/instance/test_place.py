@@ -36,7 +36,9 @@ def test_torchrun_is_told_the_place_also_for_one_process_a_node(rank: int) -> No
     )
     alone = trainer_argv(config, *paths, gpus=4)
     assert alone[1:5] == ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4")
-    assert "torch.distributed.run" not in trainer_argv(config, *paths)
+    by_itself = trainer_argv(config, *paths)
+    assert "torch.distributed.run" not in by_itself
+    assert by_itself[-2:] == ("--accelerator", "cpu")  # never what torch happens to see
 
 
 def test_a_command_gets_its_place_in_words() -> None:

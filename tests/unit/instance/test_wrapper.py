@@ -134,6 +134,11 @@ def test_an_interrupted_trainer_that_exits_0_does_not_count_as_done(rig: Rig) ->
     assert rig.record["status"] == "interrupted"
 
 
+def test_torchrun_gives_its_workers_the_time_that_the_wrapper_gives(rig: Rig) -> None:
+    _, out, _ = rig.run("import os; print(os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])")
+    assert "60\n" in out
+
+
 def test_the_configs_command_gets_the_paths(rig: Rig) -> None:
     show = "import sys; print(*sys.argv[1:], sep='|')"
     command = [sys.executable, "-c", show, "{config}", "{data}", "--out={output}", '{"a": 1}']

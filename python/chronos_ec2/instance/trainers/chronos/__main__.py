@@ -21,7 +21,7 @@ from typing import Final
 import torch
 
 from chronos_ec2.data.series import load_series
-from chronos_ec2.errors import SettingsError
+from chronos_ec2.errors import ChronosError, SettingsError
 from chronos_ec2.instance.events import EventWriter
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.training import Trainer
@@ -44,10 +44,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="where the model lies that model_id names")
+    words = "where to compute; default: on a GPU where torch sees one"
+    parser.add_argument("--accelerator", choices=("cpu", "cuda"), help=words)
+
+
+def _accelerator(asked: str | None) -> str:
+    """What to compute on.
+
+    Raises:
+        ChronosError: a GPU was asked for and torch can use none: the CPU would bill for days instead.
+    """
+    if torch.cuda.is_available():
+        return asked or "cuda"
+    if asked != "cuda":
+        return "cpu"
+    why: Exception | str = "torch.cuda.is_available() is False"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # an assertion is how a build without CUDA says it
+        why = error
+    raise ChronosError(f"a GPU was asked for (accelerator: cuda), and torch can use none: {why}")
 
 
 def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
-    processes = Processes("cuda" if torch.cuda.is_available() else "cpu")
+    processes = Processes(_accelerator(arguments.accelerator))
     stop = StopRequest()
     # Not before the processes have met: one that ignored the signal while it waits would hold up the rest.
     stop.install()

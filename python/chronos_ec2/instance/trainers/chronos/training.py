@@ -203,11 +203,11 @@ class Trainer:
             if last or self._step % config.log_steps == 0:
                 self._report_loss()
             if last or self._step % config.save_steps == 0:
-                self._settle_loss()
+                # First: a machine that is taken back while it scores loses no step.
+                self._save()
                 which = self._held_out.choice()
                 score = self._held_out.score(self._held_out.forecast(self._learner.lean, which), which)
                 self._emit("eval", step=self._step, series=len(which), **score)
-                self._save()
         return False
 
     def _take_step(self, batch: Batch) -> None:
