@@ -81,7 +81,8 @@ def runs(
     """List the runs of an environment, newest first: outcome, duration, cost, metric, commit."""
     from chronos_ec2.workstation.cost import parse_since
     from chronos_ec2.workstation.history_cache import HistoryCache
-    from chronos_ec2.workstation.runs import check_outcomes, list_runs
+    from chronos_ec2.workstation.run_record import check_outcomes
+    from chronos_ec2.workstation.runs import list_runs
     from chronos_ec2.workstation.runs_table import print_runs
 
     settings = settings_of(env)

@@ -18,7 +18,7 @@ from chronos_ec2.state import stored_checkpoints
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.workstation.cost import add_up, grand_total
 from chronos_ec2.workstation.run_cost import with_cost
-from chronos_ec2.workstation.runs import parse_record
+from chronos_ec2.workstation.run_record import parse_record
 from chronos_ec2.workstation.runs_table import print_runs
 from faults.tools.tally import Tally
 

@@ -14,7 +14,8 @@ from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.words import money_text
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.run_cost import PARTS, number_of, rounded
-from chronos_ec2.workstation.runs import RunRecord, list_runs
+from chronos_ec2.workstation.run_record import RunRecord
+from chronos_ec2.workstation.runs import list_runs
 
 _AGO: Final = re.compile(r"([0-9]{1,4})([hdw])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

@@ -9,7 +9,7 @@ from chronos_ec2.report.way_on import next_launch, reached_deadline
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from chronos_ec2.workstation.runs import RunRecord
+    from chronos_ec2.workstation.run_record import RunRecord
 
 
 def next_command(record: RunRecord) -> str:

@@ -27,7 +27,7 @@ from chronos_ec2.workstation.run_cost import cost_until, total_of
 from chronos_ec2.workstation.run_ids import check_run_id, list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.run_metrics import PartsReader
 from chronos_ec2.workstation.run_progress import Progress, Tracker
-from chronos_ec2.workstation.runs import RunRecord, moment, parse_record
+from chronos_ec2.workstation.run_record import RunRecord, moment, parse_record
 from chronos_ec2.workstation.s3 import (
     RecordUnreadable,
     StorageUnreachable,

@@ -9,7 +9,7 @@ from typing import Final, TextIO
 from chronos_ec2.words import span_text
 from chronos_ec2.workstation.next_step import unfinished
 from chronos_ec2.workstation.run_cost import cost_text
-from chronos_ec2.workstation.runs import RunRecord
+from chronos_ec2.workstation.run_record import RunRecord
 
 HEADLINE: Final = "WQL"
 _COMMIT_LETTERS: Final = 8

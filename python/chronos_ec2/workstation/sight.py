@@ -13,7 +13,7 @@ from chronos_ec2.words import money_text, span_text
 from chronos_ec2.workstation.next_step import next_command
 from chronos_ec2.workstation.run_cost import cost_parts_text, cost_text, total_of
 from chronos_ec2.workstation.run_progress import Progress
-from chronos_ec2.workstation.runs import RunRecord, moment
+from chronos_ec2.workstation.run_record import RunRecord, moment
 
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

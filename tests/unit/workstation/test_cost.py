@@ -13,7 +13,8 @@ from chronos_ec2.errors import UsageProblem
 from chronos_ec2.state.clock import to_text
 from chronos_ec2.workstation.cost import Sum, add_up, grand_total, parse_since, print_costs
 from chronos_ec2.workstation.outcome import Fate, finish_record
-from chronos_ec2.workstation.runs import RunRecord, list_runs
+from chronos_ec2.workstation.run_record import RunRecord
+from chronos_ec2.workstation.runs import list_runs
 from chronos_ec2.workstation.runs_table import print_runs
 from chronos_ec2.workstation.watch import watch
 

@@ -10,7 +10,8 @@ import pytest
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.workstation.next_step import ec2_warning, next_command, unfinished
 from chronos_ec2.workstation.outcome import Fate, finish_record, instance_fate
-from chronos_ec2.workstation.runs import RunRecord, list_runs
+from chronos_ec2.workstation.run_record import RunRecord
+from chronos_ec2.workstation.runs import list_runs
 from chronos_ec2.workstation.runs_table import print_runs
 from chronos_ec2.workstation.watch import watch
 

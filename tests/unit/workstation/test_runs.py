@@ -11,7 +11,8 @@ import pytest
 
 from chronos_ec2.errors import NoSuchRun, SettingsError, StorageDenied, UsageProblem
 from chronos_ec2.workstation.run_ids import check_run_id, latest_run_id, list_run_ids, run_prefix
-from chronos_ec2.workstation.runs import RunRecord, list_runs
+from chronos_ec2.workstation.run_record import RunRecord
+from chronos_ec2.workstation.runs import list_runs
 from chronos_ec2.workstation.runs_table import print_runs
 
 RUN = "2025-01-15-143022"

@@ -13,7 +13,8 @@ import pytest
 
 from chronos_ec2.errors import UsageProblem
 from chronos_ec2.workstation.history_cache import HistoryCache
-from chronos_ec2.workstation.runs import RunRecord, check_outcomes, list_runs
+from chronos_ec2.workstation.run_record import RunRecord, check_outcomes
+from chronos_ec2.workstation.runs import list_runs
 from chronos_ec2.workstation.runs_table import print_runs
 
 START = datetime(2025, 1, 15, 14, 30, 22, tzinfo=UTC)

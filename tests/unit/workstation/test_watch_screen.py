@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from chronos_ec2.workstation.run_progress import Fetched, Progress
-from chronos_ec2.workstation.runs import RunRecord
+from chronos_ec2.workstation.run_record import RunRecord
 from chronos_ec2.workstation.sight import Phase, Sight, cost_so_far
 from chronos_ec2.workstation.watch_screen import PHASES, Screen, share_text
 
