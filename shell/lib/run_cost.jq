@@ -23,11 +23,13 @@ def sum($a; $b): if $a == null or $b == null then null else $a + $b end;
 # Whether somebody else found that the machine was gone; an interrupted one mostly says it itself.
 def ended_unheard: .outcome == "lost" or (.outcome == "interrupted" and .exit_code == null);
 
-# No outside switch lets a machine live longer than 300 s past its deadline, however late it was found to be lost.
+# No outside switch lets a machine live longer past its deadline than this, however late it was found to be lost.
+def last_switch: (.deadline | moment) as $deadline | if $deadline == null then null else $deadline + 300 end;
+
 def end_of_billing:
   (.ended_at | moment) as $ended
-  | (.deadline | moment) as $deadline
-  | if ended_unheard and $ended != null and $deadline != null then [$ended, $deadline + 300] | min else $ended end;
+  | last_switch as $last
+  | if ended_unheard and $ended != null and $last != null then [$ended, $last] | min else $ended end;
 
 def billed_seconds:
   ((.launched_at | moment) // (.started_at | moment)) as $start
@@ -64,9 +66,9 @@ def cost_of($seconds):
 # An end that nobody saw: the last switch had ended the machine by then.
 def no_later_than_the_switches:
   (.ended_at | moment) as $ended
-  | (.deadline | moment) as $deadline
-  | if ended_unheard and .end_seen != true and $ended != null and $deadline != null and $ended > $deadline + 300 then
-      .ended_at = ($deadline + 300 | todateiso8601)
+  | last_switch as $last
+  | if ended_unheard and .end_seen != true and $ended != null and $last != null and $ended > $last then
+      .ended_at = ($last | todateiso8601)
     else . end;
 
 # A launch that came, or has come, to no machine cost nothing. Of a lost or killed run that never named one, nobody knows.

@@ -11,6 +11,9 @@ from chronos_ec2.report.run_files import entries, number
 
 _NO_FIGURES: Final = frozenset({"step", "epoch", "t", "event", "seconds", "bytes"})
 
+_STEPS_END: Final = 2**63
+"""No trainer comes so far, and those who draw or store figures count their steps in 64 bits."""
+
 
 class Point(NamedTuple):
     """One figure.
@@ -29,12 +32,12 @@ class Point(NamedTuple):
 def training_points(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
     """Each number of a trainer's metric and eval lines, in the order of its steps.
 
-    A step that is told again, as after a resume, counts as told last.
+    A step that is told again, as after a resume, counts as told last; one beyond 64 bits is none.
     """
     found: dict[str, dict[float, Point]] = {}
     for event in events:
         step = number(event.get("step"))
-        if step is None or event.get("event", "metric") not in ("metric", "eval"):
+        if step is None or abs(step) >= _STEPS_END or event.get("event", "metric") not in ("metric", "eval"):
             continue
         at = time_of(dict(event))
         for name, value in event.items():

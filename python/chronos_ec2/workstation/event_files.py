@@ -52,7 +52,7 @@ def _write(folder: Path, columns: dict[str, list[Point]]) -> None:
     writer = EventFileWriter(str(folder))
     for name, points in columns.items():
         for point in points:
-            if point.value is not None and abs(point.step) < 2**63:
+            if point.value is not None:
                 event = Event(
                     step=int(point.step),
                     wall_time=point.at.timestamp() if point.at else 0.0,

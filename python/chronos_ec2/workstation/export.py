@@ -137,7 +137,7 @@ def _curves(columns: Mapping[str, Sequence[Point]], record: Mapping[str, Any]) -
     start = moment(record.get("started_at"))
     for name, points in columns.items():
         for point in points:
-            if point.value is not None and abs(point.step) < 2**63:
+            if point.value is not None:
                 # The same moment at each export: MLflow keeps a figure once for a step and a moment.
                 yield _metric(name, point.value, int(point.step), point.at or start)
 

@@ -141,20 +141,23 @@ def billed_seconds(record: Mapping[str, Any]) -> int | None:
     start = _moment(record.get("launched_at"))
     if start is None:
         start = _moment(record.get("started_at"))
-    end, deadline = _moment(record.get("ended_at")), _moment(record.get("deadline"))
+    end, last = _moment(record.get("ended_at")), _last_switch(record)
     if start is None or end is None:
         return None
-    if _ended_unheard(record) and deadline is not None:
-        end = min(end, deadline + SWITCH_MARGIN_SECONDS)
+    if _ended_unheard(record) and last is not None:
+        end = min(end, last)
     return max(LEAST_SECONDS, end - start)
 
 
 def no_later(record: Mapping[str, Any], moment: datetime) -> datetime:
     """A moment, or when the last switch has ended the run's machine, if that was before."""
+    last = _last_switch(record)
+    return moment if last is None else min(moment, datetime.fromtimestamp(last, UTC))
+
+
+def _last_switch(record: Mapping[str, Any]) -> int | None:
     deadline = _moment(record.get("deadline"))
-    if deadline is None:
-        return moment
-    return min(moment, datetime.fromtimestamp(deadline + SWITCH_MARGIN_SECONDS, UTC))
+    return None if deadline is None else deadline + SWITCH_MARGIN_SECONDS
 
 
 def _ended_unheard(record: Mapping[str, Any]) -> bool:
