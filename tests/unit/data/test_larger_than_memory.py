@@ -97,6 +97,14 @@ def test_the_disk_is_used_only_for_what_does_not_fit(tmp_path: Path) -> None:
         assert [isinstance(array, np.memmap) for array in (found.times, found.values)] == [on_disk] * 2
 
 
+def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "available_memory", lambda: 1600)
+    for processes, on_disk in (("1", False), ("4", False), ("5", True)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        made = flat.allocator(200, tmp_path / processes, None)("values", (25,), np.float64)
+        assert isinstance(made, np.memmap) is on_disk
+
+
 def test_series_dropped_from_arrays_on_the_disk_leave_no_hole(tmp_path: Path) -> None:
     nothing = float("nan")
     table = {

@@ -188,6 +188,23 @@ def test_every_error_of_the_project_becomes_its_exit_code(kind: type, tasks: Mod
     assert caught.value.message == f"{kind.__name__}: what is wrong; what to do"
 
 
+@pytest.mark.parametrize(
+    ("problem", "code", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/x y"), ExitCode.FAILED, "/x y: Permission denied"),
+        (OSError(28, "No space left on device"), ExitCode.FAILED, "No space left on device"),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
+    ],
+    ids=["a folder", "a full disk", "ctrl-C"],
+)
+def test_what_a_machine_or_a_person_stops_is_a_line_and_a_code(
+    problem: BaseException, code: ExitCode, line: str, tasks: ModuleType
+) -> None:
+    with pytest.raises(Exit) as caught, tasks.clear_errors():
+        raise problem
+    assert (caught.value.code, caught.value.message) == (code, line)
+
+
 def test_what_is_no_error_of_the_project_stays_what_it_is(tasks: ModuleType) -> None:
     with pytest.raises(ZeroDivisionError), tasks.clear_errors():
         _ = 1 / 0
@@ -244,6 +261,13 @@ def test_launch_hands_its_flags_to_the_script(tasks: ModuleType, ran: Ran) -> No
 def test_launch_hands_the_ladders_flags_to_the_script(tasks: ModuleType, ran: Ran) -> None:
     tasks.launch(Context(), env="dev", spot=True, wait_for_capacity="2h", resume="2025-01-15-143022")
     assert ran.argvs[0][3:] == ["--spot", "--wait-for-capacity", "2h", "--resume", "2025-01-15-143022"]
+
+
+def test_an_empty_flag_of_launch_is_not_taken_for_none(tasks: ModuleType, ran: Ran) -> None:
+    tasks.launch(Context(), env="dev", wait_for_capacity="", resume="")
+    assert ran.argvs[0][3:] == ["--wait-for-capacity", "", "--resume", ""]  # the script refuses both
+    with pytest.raises(Exit, match="max_cost_usd: expected float"):
+        tasks.launch(Context(), env="dev", max_cost="")
 
 
 def test_the_embedded_aws_takes_a_spot_instance_back(tasks: ModuleType, ran: Ran) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation import reap_all
 from chronos_ec2.workstation.reap_all import homes, reap_everything
-from chronos_ec2.workstation.settings import Settings
+from chronos_ec2.workstation.settings import Settings, load_settings
 
 RUN = "2025-01-15-143022"
 
@@ -51,6 +52,15 @@ def reap(environment: str | None = None, **changes: Any) -> tuple[ExitCode, list
     options: dict[str, Any] = {"dry_run": True, "as_json": True, "confirm": lambda: True, **changes}
     code = reap_everything(environment, out=out, err=err, **options)
     return code, [json.loads(line) for line in out.getvalue().splitlines()], err.getvalue()
+
+
+def test_another_profile_is_another_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        reap_all,
+        "load_settings",
+        lambda name: replace(load_settings(name), aws_profile="work" if name == "prod" else ""),
+    )
+    assert [[item.environment for item in home] for home in homes(None)] == [["local"], ["dev"], ["prod"]]
 
 
 def test_environments_of_one_account_and_region_are_one_home() -> None:

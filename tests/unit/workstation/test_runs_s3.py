@@ -9,9 +9,13 @@ import pytest
 from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
+    FlexibleChecksumError,
+    LoginRefreshRequired,
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
 )
 
 from chronos_ec2.errors import ChronosError, LocalCloudDown, NoCredentials, NotDeployed, StorageDenied
@@ -48,6 +52,10 @@ def test_a_missing_bucket_is_not_deployed_rather_than_a_missing_object(world: An
     [
         (NoCredentialsError(), NoCredentials, "AWS_PROFILE"),
         (PartialCredentialsError(provider="env", cred_var="x"), NoCredentials, "AWS_PROFILE"),
+        (TokenRetrievalError(provider="sso", error_msg="expired"), NoCredentials, "Sign in"),
+        (UnauthorizedSSOTokenError(), NoCredentials, "Sign in"),
+        (LoginRefreshRequired(), NoCredentials, "Sign in"),
+        (FlexibleChecksumError(error_msg="x"), subject.StorageUnreachable, "did not arrive whole"),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:4"), LocalCloudDown, "invoke local.start"),
         (
             EndpointConnectionError(endpoint_url="https://s3.aws"),
