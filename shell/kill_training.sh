@@ -159,15 +159,22 @@ wait_until_gone() {
   done
 }
 
-# Terminates what the state file names and the search by tag does not show: EC2 lists a new one late. Each by itself: one
-# that EC2 has forgotten would save the others.
-end_unlisted() {
-  local id
-  for id in "${unlisted_ids[@]}"; do
+# Terminates instances, each by itself: EC2 ends none of several when it refuses one or has forgotten it. <id...>
+# Returns 0 when none was refused, else EXIT_FAILED.
+terminate_each() {
+  local id status=0
+  for id; do
     if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$id" --output json; then continue; fi
-    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then log_error "terminate-instances: $AWS_ERROR_TEXT"; fi
+    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then
+      log_error "terminate-instances: $AWS_ERROR_TEXT"
+      status=$EXIT_FAILED
+    fi
   done
+  return "$status"
 }
+
+# Terminates what the state file names and the search by tag does not show: EC2 lists a new one late.
+end_unlisted() { terminate_each "${unlisted_ids[@]}" || true; }
 
 # Terminates what is left, and makes sure.
 make_sure() {
@@ -178,8 +185,7 @@ make_sure() {
     readarray -t ids < <(jq -r '.[]' <<<"$live")
     if ((${#ids[@]} == 0)); then return 0; fi
     log_info "terminating ${ids[*]}"
-    if ! retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${ids[@]}" --output json; then
-      log_error "terminate-instances: $AWS_ERROR_TEXT"
+    if ! terminate_each "${ids[@]}"; then
       sleep 1
     elif wait_until_gone 60; then
       return 0

@@ -336,6 +336,19 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_json "$(state_now)" .status training
 }
 
+@test "an instance that EC2 refuses to terminate does not save another" {
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --times any \
+    --out "$(instances_json "$(instance_json i-0abc running "$RUN"),$(instance_json i-0def running "$RUN")")"
+  aws_plan 'ec2 terminate-instances --instance-ids i-0abc *' --error OperationNotPermitted --times 5
+  aws_plan 'ec2 terminate-instances --instance-ids i-0def *' --out '{}' --times 5
+  put_state training step_7
+  kill_run --yes --now
+  assert_failure 1
+  assert_regex "$stderr" 'terminate-instances: .*OperationNotPermitted'
+  assert_called 5 ec2 terminate-instances --instance-ids i-0def --output json
+}
+
 @test "an instance that outlives its termination is exit code 1, after five tries of a minute" {
   plan_checks
   aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json "$(instance_json i-0abc running "$RUN")")"

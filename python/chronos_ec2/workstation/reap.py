@@ -123,8 +123,15 @@ class Reaper:
 
     def _terminate(self, ids: list[str]) -> bool:
         self._out.write(f"terminating {', '.join(ids)}\n")
-        with translated("EC2"):
-            self._ec2.terminate_instances(InstanceIds=ids)
+        refused: ChronosError | None = None
+        for instance_id in ids:  # each by itself: EC2 ends none of several when it refuses one
+            try:
+                with translated(f"EC2 instance {instance_id}"):
+                    self._ec2.terminate_instances(InstanceIds=[instance_id])
+            except ChronosError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
         deadline = time.monotonic() + TERMINATION_SECONDS
         while {machine.instance_id for machine in self._look.machines()} & set(ids):
             if time.monotonic() > deadline:

@@ -196,6 +196,16 @@ def test_without_a_stack_machines_past_their_deadline_are_ended_all_the_same(sce
     assert f"terminating {late}" in scene.out.getvalue()
 
 
+def test_a_machine_that_ec2_refuses_to_end_does_not_save_another(scene: Scene) -> None:
+    strays = [scene.world.start_instance(OTHER) for _ in range(2)]
+    scene.world.ec2.fail("terminate_instances", "OperationNotPermitted", times=1)
+    with pytest.raises(ChronosError, match="OperationNotPermitted"):
+        scene.reap()
+    listed = scene.world.real_ec2.describe_instances(InstanceIds=strays)["Reservations"]
+    states = sorted(item["State"]["Name"] for group in listed for item in group["Instances"])
+    assert states == ["running", "terminated"]
+
+
 def test_nobody_agreed_and_nothing_is_done(scene: Scene) -> None:
     volume = scene.volume(OTHER)
     with pytest.raises(UsageProblem):
