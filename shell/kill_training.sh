@@ -160,21 +160,16 @@ wait_until_gone() {
 }
 
 # Terminates instances, each by itself: EC2 ends none of several when it refuses one or has forgotten it. <id...>
-# Returns 0 when none was refused, else EXIT_FAILED.
+# Returns 0 when all were accepted, else EXIT_FAILED.
 terminate_each() {
   local id status=0
   for id; do
     if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$id" --output json; then continue; fi
-    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then
-      log_error "terminate-instances: $AWS_ERROR_TEXT"
-      status=$EXIT_FAILED
-    fi
+    status=$EXIT_FAILED
+    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]]; then log_error "terminate-instances: $AWS_ERROR_TEXT"; fi
   done
   return "$status"
 }
-
-# Terminates what the state file names and the search by tag does not show: EC2 lists a new one late.
-end_unlisted() { terminate_each "${unlisted_ids[@]}" || true; }
 
 # Terminates what is left, and makes sure.
 make_sure() {
@@ -243,7 +238,8 @@ end_runs() {
       wait_until_gone "$grace" || log_warn "it did not stop in time"
     fi
   fi
-  end_unlisted
+  # What the state file names and the search by tag does not show: EC2 lists a new one late.
+  terminate_each "${unlisted_ids[@]}" || true
   make_sure
   readarray -t ended < <(jq -r '.[]' <<<"$run_ids")
   if [[ $state_is == unseen ]]; then

@@ -80,22 +80,24 @@ class Kill(Launch):
         numbers: tuple[int, ...],
         unlisted: int | None,
     ) -> Steps:
-        """`end_unlisted` and `make_sure`: terminate what is left."""
+        """Terminate what is left, and make sure."""
         if unlisted is not None:
-            yield from self.end_unlisted(unlisted)
+            yield from self.terminate_each(unlisted)  # it names one that EC2 does not list yet
         for _ in range(MAKE_SURE_ATTEMPTS):
             live = yield from self.still_live(numbers, runs)
             if live is FAIL:
                 return ExitCode.FAILED
             if not live:
                 return Goto("settle", (name, held, runs))
-            answer = yield from retry_with_backoff(Call("terminate", (live,)))
-            if answer is OK and (yield Call("wait_gone", (numbers, runs, ""))) is not LATE:
+            accepted = True
+            for number in live:
+                accepted = (yield from self.terminate_each(number)) is OK and accepted
+            if accepted and (yield Call("wait_gone", (numbers, runs, ""))) is not LATE:
                 return Goto("settle", (name, held, runs))
         return ExitCode.FAILED
 
-    def end_unlisted(self, number: int) -> Steps:
-        """The instance that the state names and EC2 does not list yet."""
+    def terminate_each(self, number: int) -> Steps:
+        """An instance by itself."""
         return (yield from retry_with_backoff(Call("terminate", ((number,),))))
 
     def still_live(self, numbers: tuple[int, ...], runs: tuple[int, ...]) -> Steps:

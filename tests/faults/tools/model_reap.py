@@ -188,9 +188,12 @@ class Reap(Helpers):
         return Goto("list_runs")
 
     def _terminate(self, numbers: tuple[int, ...]) -> Steps:
-        answer = yield from retry_with_backoff(Call("terminate", (numbers,)))
-        if answer is not OK:
-            return answer
+        refused = OK
+        for number in numbers:
+            answer = yield from retry_with_backoff(Call("terminate", ((number,),)))
+            refused = answer if refused is OK else refused
+        if refused is not OK:
+            return refused
         return (yield Call("wait_gone", (numbers, (), "")))
 
     def _record_end(self, held: State) -> Steps:
