@@ -90,7 +90,11 @@ def upload(
         if data is not None:
             needs = (settings.shortest_series, settings.columns)
             sent = uploads.upload_data(
-                aws.s3, aws.bucket, Path(data), *needs, out=sys.stderr, progress=progress, digests=digests
+                *(aws.s3, aws.bucket, Path(data), *needs),
+                held_out=settings.held_out_rows,
+                out=sys.stderr,
+                progress=progress,
+                digests=digests,
             )
             digests.save()
             print(sent, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ class Block:
     """NaN where one is missing, shape [variates, values]."""
     rows: NDArray[np.int64]
     """The row of the file that each stands in, counted from 0, shape [values]."""
+    time_column: str
+    """The file's column of times."""
 
 
 def block_of(part: Part, layout: Layout, columns: Columns) -> Block:
@@ -60,14 +62,19 @@ def _long(part: Part, layout: Layout, columns: Columns) -> Block:
     values = np.empty((len(columns.variates), len(codes)), dtype=np.float32)
     for place, name in enumerate(columns.variates):
         values[place] = numbers_of(part, name, part.batch[name])
-    return _kept(Block(ids, codes, times, values, part.rows), (codes >= 0) & ~null)
+    return _kept(Block(ids, codes, times, values, part.rows, layout.time), (codes >= 0) & ~null)
 
 
 def _kept(block: Block, kept: NDArray[np.bool_]) -> Block:
     if kept.all():
         return block
-    values = block.values[:, kept]
-    return Block(block.ids, block.codes[kept], block.times[kept], values, block.rows[kept])
+    return replace(
+        block,
+        codes=block.codes[kept],
+        times=block.times[kept],
+        values=block.values[:, kept],
+        rows=block.rows[kept],
+    )
 
 
 # -- one row a series ---------------------------------------------------------------------------------
@@ -90,7 +97,7 @@ def _series_rows(part: Part, layout: Layout) -> Block:
         starts, _ = times_of(part, layout.time, part.batch[layout.time])
         chosen = [found for found, gone in zip(frequencies, wrong, strict=True) if found and not gone]
         times, null = spread(starts, chosen, lengths), np.zeros(len(owners), dtype=bool)
-    return _kept(Block(ids, np.repeat(codes, lengths), times, values, owners), ~null)
+    return _kept(Block(ids, np.repeat(codes, lengths), times, values, owners, layout.time), ~null)
 
 
 def _variates(part: Part, layout: Layout) -> Iterator[tuple[str, pa.Array]]:

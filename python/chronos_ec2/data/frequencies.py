@@ -69,12 +69,14 @@ def spread(
 
 def _months(start: int, frequency: Frequency, number: NDArray[np.int64]) -> NDArray[np.int64]:
     count, unit = frequency
+    if not len(number):
+        return number
     moment = np.datetime64(start, "us")
     month, day = moment.astype("datetime64[M]"), moment.astype("datetime64[D]")
     months = month + number * (count * _MONTHS[unit])
     first_days = months.astype("datetime64[D]")
     length = ((months + 1).astype("datetime64[D]") - first_days).astype(np.int64)
     at = (day - month.astype("datetime64[D]")).astype(np.int64)
-    from_the_end = unit in _FROM_THE_END and at == length[:1] - 1
+    from_the_end = unit in _FROM_THE_END and at == length[0] - 1
     days = first_days + (length - 1 if from_the_end else np.minimum(at, length - 1))
     return np.asarray((days.astype("datetime64[us]") + (moment - day)).astype(np.int64), dtype=np.int64)

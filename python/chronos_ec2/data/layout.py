@@ -167,7 +167,9 @@ def _time_problem(kind: pa.DataType) -> str | None:
     value = plain(kind)
     if pa.types.is_timestamp(value) or pa.types.is_date(value):
         return None
-    return f"{kind} where a timestamp or date is expected; parse it (pandas.to_datetime) before writing"
+    how = "pandas.to_datetime with the unit that they count, as unit='s'"
+    how = how if pa.types.is_integer(value) else "pandas.to_datetime"
+    return f"{kind} where a timestamp or date is expected; parse it ({how}) before writing"
 
 
 def _times_problem(kind: pa.DataType) -> str | None:

@@ -23,7 +23,7 @@ from chronos_ec2.data.columns import Columns
 from chronos_ec2.data.flat import Places, allocator, runs_of_series
 from chronos_ec2.data.problems import Refusal
 from chronos_ec2.data.reader import ParquetSource
-from chronos_ec2.data.steps import is_gap, usual_steps
+from chronos_ec2.data.steps import is_gap, usual_steps, without_weekends
 from chronos_ec2.errors import DataInvalid
 
 _HASHED_AT_ONCE: Final = 1 << 22
@@ -50,12 +50,18 @@ class SeriesSet:
     rows: int
     """Rows read, those of dropped series included."""
     dropped_short: int
-    """Series left out: fewer rows than asked for, or no known target."""
+    """Series left out: fewer rows than asked for, or no known target to learn from."""
     gaps: int
-    """How often the time to the next row is not the usual one of its series."""
+    """How often the time to the next row is not the usual one of its series (data/steps.py)."""
     missing: int
     """Targets that are NaN."""
     files: int
+    business_days: bool = False
+    """Whether most series have the days from Monday to Friday alone, or other five of a week."""
+    other_spacing: int = 0
+    """Series whose usual step is another than `spacing_seconds`."""
+    unscored: int = 0
+    """Series without a known target among their last rows, which are held out."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,7 +91,27 @@ class SeriesSet:
             "gaps": self.gaps,
             "missing_share": self.missing / max(1, self.targets.size),
             "spacing_seconds": self.spacing_seconds,
+            "other_spacing": self.other_spacing,
+            "unscored": self.unscored,
         }
+
+    def warnings(self, horizon: int) -> list[str]:
+        """What a person should know before training, a line each.
+
+        Args:
+            horizon: the rows of each series that are held out.
+        """
+        share = self.missing / max(1, self.targets.size)
+        last, ahead = f"in their last {horizon} rows", self.missing_ahead(horizon)
+        lines = (
+            (self.dropped_short, "series too short or with nothing to learn from, left out"),
+            (self.gaps, "gaps in time: rows are taken as evenly spaced"),
+            (self.missing, f"targets are missing ({share:.1%}): nothing is learned from them"),
+            (self.other_spacing, "series are spaced otherwise than most, whose season is taken for all"),
+            (self.unscored, f"series have no target {last}: they are not scored"),
+            (ahead, f"values of known covariates are missing {last}, which are forecast"),
+        )
+        return [f"{count} {words}" for count, words in lines if count]
 
     def missing_ahead(self, horizon: int) -> int:
         """Known covariates that are NaN among the last `horizon` rows of each series, which are held out."""
@@ -99,6 +125,7 @@ def load_series(
     columns: Columns,
     min_length: int,
     *,
+    held_out: int = 0,
     scratch: Path | None = None,
     memory_bytes: int | None = None,
 ) -> SeriesSet:
@@ -108,6 +135,8 @@ def load_series(
         folder: where the files lie; hidden files are passed over.
         columns: what to read.
         min_length: the fewest rows that make a series usable.
+        held_out: the last rows of each series, which the forecast is scored by: a series is usable only with
+            a known target before them, and one series at least must have one among them.
         scratch: a folder for arrays that do not fit into memory; None keeps them in memory anyway.
         memory_bytes: what the arrays may take of the memory; None is half of what is available.
 
@@ -116,7 +145,7 @@ def load_series(
 
     Raises:
         DataInvalid: no file, an unreadable file, a missing or mistyped column, a null id or time, an infinite
-            value, a time that a series has twice, or no series long enough.
+            value, a time that a series has twice, no series long enough, or nothing to score a forecast by.
         ChronosError: the arrays fit neither into memory nor into `scratch`.
     """
     paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
@@ -137,9 +166,11 @@ def load_series(
     if (places.filled < np.diff(places.offsets)).any():
         raise DataInvalid(f"{folder}: a file changed while it was read; start again")
     draft = _Draft(columns, places.ids, places.offsets, times, values)
-    draft.sort_and_count()
+    draft.sort_and_count(held_out)
     if draft.empty.all():
         raise _too_short(int(np.diff(places.offsets).max()), min_length)
+    if draft.unscored[~draft.empty].all():
+        raise nothing_to_score(held_out)
     return draft.finished(rows=sum(lengths.values()), series=len(lengths), files=len(paths))
 
 
@@ -150,6 +181,14 @@ def _lengths(sources: Iterable[ParquetSource]) -> dict[str, int]:
             for name, count in zip(names, counts.tolist(), strict=True):
                 lengths[name] = lengths.get(name, 0) + count
     return lengths
+
+
+def nothing_to_score(held_out: int) -> DataInvalid:
+    """No series has a target in the rows that a forecast is scored by."""
+    return DataInvalid(
+        f"no series has a known target in its last {held_out} rows (prediction_length), by which the "
+        "forecast is scored; leave out rows of the future"
+    )
 
 
 def _too_short(longest: int, min_length: int) -> DataInvalid:
@@ -174,28 +213,37 @@ class _Draft:
         self._times, self._values = times, values
         self._steps: Counter[int] = Counter()
         self._gaps = self._missing = 0
+        self._usual = np.zeros(len(ids), dtype=np.int64)
+        self._business = np.zeros(len(ids), dtype=bool)
         self.empty = np.zeros(len(ids), dtype=bool)
-        """The series without any known target."""
+        """The series without a known target to learn from."""
+        self.unscored = np.zeros(len(ids), dtype=bool)
+        """The series without a known target among the rows that are held out."""
 
-    def sort_and_count(self) -> None:
+    def sort_and_count(self, held_out: int) -> None:
         """Sort each series by time, and count what is missing.
+
+        Args:
+            held_out: the last rows of each series, from which nothing is learned.
 
         Raises:
             DataInvalid: a series has a time twice.
         """
         for first, end in runs_of_series(self._offsets):
             part = slice(self._offsets[first], self._offsets[end])
-            starts = self._offsets[first:end] - part.start
-            codes = np.repeat(np.arange(end - first), np.diff(self._offsets[first : end + 1]))
+            starts, lengths = self._offsets[first:end] - part.start, np.diff(self._offsets[first : end + 1])
+            codes = np.repeat(np.arange(end - first), lengths)
             steps, inside = self._sorted_steps(part, codes)
             self._refuse_twice(first, part, codes, (steps == 0) & inside)
             gone = np.isnan(self._values[: len(self._columns.targets), part]).sum(axis=0)
             missing = np.add.reduceat(gone, starts)
-            empty = missing == len(self._columns.targets) * np.diff(self._offsets[first : end + 1])
+            known = gone < len(self._columns.targets)
+            ahead = np.repeat(starts + lengths, lengths) - np.arange(len(codes)) <= held_out
+            empty = ~np.logical_or.reduceat(known & ~ahead, starts)
             self.empty[first:end] = empty
+            self.unscored[first:end] = ~np.logical_or.reduceat(known & ahead, starts) if held_out else False
             self._missing += int(missing[~empty].sum())
-            inside &= ~empty[codes[1:]]
-            self._count_gaps(codes[1:][inside], steps[inside], end - first)
+            self._count_gaps(first, part, codes, steps, inside & ~empty[codes[1:]])
 
     def _sorted_steps(
         self, part: slice, codes: NDArray[np.int64]
@@ -220,20 +268,33 @@ class _Draft:
         name = self._ids[first + int(codes[place])]
         raise DataInvalid(f"series {name!r} has two rows at {moment}; check the data before it is uploaded")
 
-    def _count_gaps(self, codes: NDArray[np.int64], steps: NDArray[np.int64], series: int) -> None:
-        usual = usual_steps(codes, steps, series)
-        self._gaps += int(is_gap(steps, usual[codes]).sum())
+    def _count_gaps(
+        self,
+        first: int,
+        part: slice,
+        codes: NDArray[np.int64],
+        steps: NDArray[np.int64],
+        inside: NDArray[np.bool_],
+    ) -> None:
+        series, code = int(codes[-1]) + 1, codes[1:][inside]
+        usual = usual_steps(code, steps[inside], series)
+        steps, business = without_weekends(codes, self._times[part], steps, usual)
+        self._gaps += int(is_gap(steps[inside], usual[code]).sum())
+        self._usual[first : first + series], self._business[first : first + series] = usual, business
         sizes, places = np.unique(usual, return_inverse=True)
-        for size, count in zip(sizes.tolist(), np.bincount(places[codes]).tolist(), strict=False):
+        for size, count in zip(sizes.tolist(), np.bincount(places[code]).tolist(), strict=False):
             self._steps[size] += count
 
     def finished(self, *, rows: int, series: int, files: int) -> SeriesSet:
         """The series that have a target."""
         kept = np.flatnonzero(~self.empty)
+        usual, business = self._usual[kept], self._business[kept]
         if self.empty.any():
             self._close_up(kept)
         # Of steps that are equally common the shortest.
         spacing = max(self._steps, key=lambda step: (self._steps[step], -step), default=0)
+        same = (usual == 0) | ~is_gap(usual, np.full_like(usual, spacing))
+        business_days = bool(2 * (business & same).sum() > same.sum())
         return SeriesSet(
             columns=self._columns,
             ids=self._ids,
@@ -246,6 +307,9 @@ class _Draft:
             gaps=self._gaps,
             missing=self._missing,
             files=files,
+            business_days=business_days,
+            other_spacing=int((~same).sum()),
+            unscored=int(self.unscored[kept].sum()),
         )
 
     def _close_up(self, kept: NDArray[np.int64]) -> None:

@@ -1,8 +1,9 @@
 """How good a forecast is: WQL and MASE, and the seasonal-naive forecast that a model must beat.
 
 The definitions are those of GluonTS (`gluonts.ev.metrics`: MeanWeightedSumQuantileLoss at 0.1, ..., 0.9 and
-MASE of the median), which the Chronos papers and their evaluation script report, so figures compare. A
-target that is NaN was not observed and counts nowhere.
+MASE of the median), which the Chronos papers and their evaluation script report. A target that is NaN was not
+observed and counts nowhere. MASE depends on the season: GluonTS takes 1 for daily data, where a week is taken
+here; with `season_length: 1` such figures compare.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chronos_ec2.data.steps import months_of
 from chronos_ec2.errors import ChronosError
 
 Floats = NDArray[np.float64]
@@ -21,8 +23,8 @@ MEDIAN: Final = QUANTILE_LEVELS.index(0.5)
 
 _HOUR: Final = 3600
 _DAY: Final = 24 * _HOUR
-_DAYS_A_WEEK: Final = 7
-_CALENDAR_SEASONS: Final = ((1, 1, 7), (28, 31, 12), (90, 92, 4))
+_WEEKS_A_YEAR: Final = 52
+_MONTHS_A_YEAR: Final = 12
 
 
 def weighted_quantile_loss(target: ArrayLike, forecast: ArrayLike) -> float:
@@ -147,14 +149,16 @@ def seasonal_naive(past: ArrayLike, horizon: int, season_length: int) -> Floats:
     return np.resize(np.where(np.isnan(phase), last_known, phase), horizon)
 
 
-def season_from_spacing(seconds: float) -> int:
+def season_from_spacing(seconds: float, business_days: bool = False) -> int:
     """The usual season for a spacing: a day for anything shorter, a week for days, a year for months.
 
-    Hourly gives 24, half-hourly 48, daily 7, monthly 12, quarterly 4; below a minute the season is the hour
-    (as GluonTS has it); a spacing that divides none of them gives 1, no season.
+    Hourly gives 24, half-hourly 48, daily 7, business days 5, monthly 12, every other month 6, quarterly 4;
+    below a minute the season is the hour (as GluonTS has it); a spacing that divides none of them gives 1, no
+    season.
 
     Args:
         seconds: the time from one value to the next.
+        business_days: whether there are no values of weekends.
     """
     if seconds <= 0:
         return 1
@@ -162,24 +166,24 @@ def season_from_spacing(seconds: float) -> int:
         span = _DAY if seconds >= 60 else _HOUR
         steps = span / seconds
         return int(steps) if steps.is_integer() else 1
-    days = seconds / _DAY
-    for shortest, longest, season in _CALENDAR_SEASONS:
-        if shortest <= days <= longest:
-            return season
-    return 1
+    if seconds == _DAY:
+        return 5 if business_days else 7
+    months = months_of(seconds / _DAY)
+    return _MONTHS_A_YEAR // months if months and _MONTHS_A_YEAR % months == 0 else 1
 
 
-def seasons_from_spacing(seconds: float) -> tuple[int, int]:
+def seasons_from_spacing(seconds: float, business_days: bool = False) -> tuple[int, int]:
     """The usual season and the next longer one: a week for anything shorter than a day, else a year.
 
-    Hourly gives (24, 168), daily (7, 364), monthly (12, 12).
+    Hourly gives (24, 168), daily (7, 364), business days (5, 260), monthly (12, 12).
 
     Args:
         seconds: the time from one value to the next.
+        business_days: whether there are no values of weekends.
     """
-    near = season_from_spacing(seconds)
+    near = season_from_spacing(seconds, business_days)
     if near == 1:
         return near, near
     if seconds < _DAY:
         return near, 7 * near
-    return near, 52 * near if near == _DAYS_A_WEEK else near
+    return near, _WEEKS_A_YEAR * near if seconds == _DAY else near

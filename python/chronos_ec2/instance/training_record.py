@@ -166,7 +166,8 @@ class TrainingRecord:
     ) -> dict[str, Any]:
         """The document; NaN and infinity are null in it."""
         final = self._final or {}
-        facts = {name: final.get(name, self._start.get(name)) for name in ("series", "rows")}
+        told = {name: value for name, value in _mapping(self._start.get("data")).items() if name != "files"}
+        facts = told | {name: final.get(name, self._start.get(name)) for name in ("series", "rows")}
         data = {**_mapping(self._about.get("data")), **{k: v for k, v in facts.items() if v is not None}}
         fields = {
             "schema_version": SCHEMA_VERSION,

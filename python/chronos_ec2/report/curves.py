@@ -28,8 +28,11 @@ def training_curves(log: MetricsLog, training: Mapping[str, Any]) -> list[Chart]
     told = training_points(log.training or entries(training.get("history")))
     columns = {name: [(point.step, point.value) for point in points] for name, points in told.items()}
     baseline = mapping(mapping(training.get("baselines")).get("seasonal_naive"))
+    scored = [count for event in log.training if (count := number(event.get("series"))) is not None]
+    total = number(mapping(training.get("data")).get("series")) or 0
+    naive = "seasonal naive of all series" if min(scored, default=total) < total else "seasonal naive"
     return [
-        _curve(name, points, number(baseline.get(name)))
+        _curve(name, points, number(baseline.get(name)), naive)
         for name, points in _in_order(columns)[:_MOST_CURVES]
         if sum(y is not None for _, y in points) > 1
     ]
@@ -44,12 +47,12 @@ def _in_order(columns: dict[str, Points]) -> list[tuple[str, Points]]:
     return sorted(columns.items(), key=lambda column: place(column[0]))
 
 
-def _curve(name: str, points: Points, baseline: float | None) -> Chart:
+def _curve(name: str, points: Points, baseline: float | None, naive: str) -> Chart:
     kept = thinned(points)
     x = [step for step, _ in kept]
     lines = [Line(label=name, values=[value for _, value in kept], role="model", points=len(kept) < 40)]
     if baseline is not None:
-        lines.append(Line(label="seasonal naive", values=[baseline] * len(x), role="baseline"))
+        lines.append(Line(label=naive, values=[baseline] * len(x), role="baseline"))
     title = {"loss": "Training loss", "lr": "Learning rate", "grad_norm": "Gradient norm"}.get(name, name)
     return Chart(title=title, x=x, x_label="step", lines=lines, y_label=name)
 

@@ -19,6 +19,12 @@ _COST_PARTS: Final = {
     "address": "public address",
 }
 _MOST_FILES: Final = 12
+_FLAWS: Final = {
+    "dropped_short": "Series left out",
+    "gaps": "Gaps in time",
+    "other_spacing": "Series spaced otherwise",
+    "unscored": "Series not scored",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +206,20 @@ def checks(preflight: Mapping[str, Any]) -> list[tuple[bool, str, str]]:
 
 
 def data_facts(run: RunFiles) -> Rows:
-    """How much data, in which files."""
-    stored = {**mapping(run.record.get("dataset")), **mapping(run.training.get("data"))}
-    rows = [
-        (name.capitalize(), f"{count:,.0f}")
-        for name in ("series", "rows")
-        if (count := number(stored.get(name))) is not None
-    ]
-    files = entries(stored.get("files"))
+    """How much data, in which files, and what of them could not be used."""
+    uploaded, used = mapping(run.record.get("dataset")), mapping(run.training.get("data"))
+    rows = []
+    for name in ("series", "rows"):
+        some, every = number(used.get(name)), number(uploaded.get(name))
+        counts = [f"{count:,.0f}" for count in (some, every) if count is not None]
+        if counts:
+            rows.append((name.capitalize(), " of ".join(dict.fromkeys(counts))))
+    for name, words in _FLAWS.items():
+        if count := number(used.get(name)):
+            rows.append((words, f"{count:,.0f}"))
+    if share := number(used.get("missing_share")):
+        rows.append(("Targets missing", f"{100 * share:.1f} %"))
+    files = entries(used.get("files") or uploaded.get("files"))
     for file in files[:_MOST_FILES]:
         size = number(file.get("bytes"))
         rows.append((str(file.get("name")), "" if size is None else size_text(size)))
@@ -215,4 +227,6 @@ def data_facts(run: RunFiles) -> Rows:
         rows.append(("More files", str(len(files) - _MOST_FILES)))
     if digest := mapping(run.record.get("dataset")).get("manifest_sha256"):
         rows.append(("Manifest (sha256)", str(digest)))
+    warnings = run.training.get("warnings")
+    rows += [("Warning", str(line)) for line in (warnings if isinstance(warnings, list) else [])]
     return rows

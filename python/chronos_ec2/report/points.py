@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from chronos_ec2.metrics_log import Record, time_of
 from chronos_ec2.report.run_files import entries, number
 
-_NO_FIGURES: Final = frozenset({"step", "epoch", "t", "event", "seconds", "bytes"})
+_NO_FIGURES: Final = frozenset({"step", "epoch", "t", "event", "seconds", "bytes", "series"})
 
 _STEPS_END: Final = 2**63
 """No trainer comes so far, and those who draw or store figures count their steps in 64 bits."""

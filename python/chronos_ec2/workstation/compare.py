@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MARK: Final = "*"
+_WIDEST: Final = 40
 _SAME_FOR_NO_TWO: Final = frozenset({"config.run_id"})
 
 
@@ -101,14 +102,7 @@ def print_comparison(
         return
     shown = [row for row in rows if everything or row.differs]
     table = [("", "", *run_ids)]
-    table += [
-        (
-            MARK if row.differs else "",
-            row.name,
-            *("-" if value is None else _short(value) for value in row.values),
-        )
-        for row in shown
-    ]
+    table += [(MARK if row.differs else "", row.name, *_cells(row)) for row in shown]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         out.write(
@@ -119,9 +113,21 @@ def print_comparison(
         out.write(f"{same} facts are the same in all of them (--everything shows them)\n")
 
 
-def _short(value: str | None) -> str:
-    """One line that a terminal can show: no control characters, not too long."""
-    if value is None:
-        return "-"
-    line = "".join(sign if sign.isprintable() else " " for sign in value)
-    return line if len(line) <= 40 else line[:39] + "…"
+def _cells(row: Row) -> list[str]:
+    """A line a value that a terminal can show: of one that is long, where the values differ."""
+    lines = [
+        "-" if value is None else "".join(sign if sign.isprintable() else " " for sign in value)
+        for value in row.values
+    ]
+    columns = zip(*(line for line in lines if line != "-"), strict=False)
+    alike = next((place for place, signs in enumerate(columns) if len(set(signs)) > 1), 0)
+    return [_cut(line, alike) for line in lines]
+
+
+def _cut(line: str, alike: int) -> str:
+    """At most `_WIDEST` characters of a line, with what comes behind the first `alike` of them."""
+    if len(line) <= _WIDEST:
+        return line
+    begin = max(0, alike - _WIDEST // 2)
+    cut = f"…{line[begin + 1 :]}" if begin else line
+    return cut if len(cut) <= _WIDEST else f"{cut[: _WIDEST - 1]}…"

@@ -93,14 +93,14 @@ def _plus(so_far: Sum, record: RunRecord) -> Sum:
         if value is not None and name != "seconds"
     }
     seconds = known["seconds"]
-    if seconds is None or len(numbers) < len(known) - 1:
-        return replace(so_far, runs=so_far.runs + 1, unknown=(*so_far.unknown, record.run_id))
+    if seconds is not None:
+        numbers["hours"] = round(so_far.hours + float(seconds) / 3600, 3)
+    if None in known.values():
+        # What is known of it counts: the sums are then at least as high as they say.
+        numbers["total"] = rounded(so_far.total + sum(float(known[name] or 0) for name in PARTS))
+        return replace(so_far, runs=so_far.runs + 1, unknown=(*so_far.unknown, record.run_id), **numbers)
     return replace(
-        so_far,
-        runs=so_far.runs + 1,
-        hours=round(so_far.hours + float(seconds) / 3600, 3),
-        at_most=so_far.at_most + bool(cost.get("at_most")),
-        **numbers,
+        so_far, runs=so_far.runs + 1, at_most=so_far.at_most + bool(cost.get("at_most")), **numbers
     )
 
 
@@ -148,7 +148,9 @@ def _as_json(each: Sum) -> dict[str, Any]:
 
 
 def _row(each: Sum) -> tuple[str, ...]:
-    dollars = (money_text(getattr(each, name)) for name in (*PARTS, "total"))
+    dollars = [money_text(getattr(each, name)) for name in (*PARTS, "total")]
+    if each.unknown:
+        dollars[-1] = f"at least {dollars[-1]}" if each.total else "not known"
     return (each.environment, each.outcome, str(each.runs), f"{each.hours:.1f}", *dollars)
 
 
@@ -160,5 +162,5 @@ def _remarks(sums: Sequence[Sum], total: Sum) -> Iterator[str]:
     if total.unknown:
         more = len(total.unknown) - SHOWN_UNKNOWN
         named = ", ".join(total.unknown[:SHOWN_UNKNOWN]) + (f" and {more} more" if more > 0 else "")
-        yield f"runs that are not counted, as nobody knows what they cost: {named}"
+        yield f"runs of which nobody knows all that they cost: {named}"
     yield "what S3 keeps afterwards (about $0.023 per GB and month) is not in it"

@@ -174,6 +174,8 @@ def check_dataset(
     min_length: int = DEFAULT_MIN_LENGTH,
     columns: Columns | None = None,
     digests: Digests | None = None,
+    *,
+    held_out: int = 0,
 ) -> DatasetReport:
     """Read every `*.parquet` file of a folder and say what is wrong with it.
 
@@ -182,6 +184,7 @@ def check_dataset(
         min_length: the rows that a trainer needs of a series: context_length + 2 * prediction_length.
         columns: the columns that training will read; None is item_id, timestamp and target.
         digests: of files that were read before.
+        held_out: the last rows of each series, which the trainer's forecast is scored by: prediction_length.
 
     Returns:
         The report; it never raises for what is in the files.
@@ -192,7 +195,7 @@ def check_dataset(
 
     findings, columns, digests = Findings(), columns or Columns(), digests or Digests()
     paths = [path for path in find_files(folder, findings) if is_readable(path, columns, findings)]
-    tallies = check_rows(paths, columns, min_length, findings)
+    tallies = check_rows(paths, columns, min_length, held_out, findings)
     facts = [
         FileFacts(path.name, path.stat().st_size, digests.of(path).sha256, tally.rows, len(tally.series))
         for path, tally in zip(paths, tallies, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from chronos_ec2.data.problems import Silence
 from chronos_ec2.data.reader import ParquetSource
 from chronos_ec2.workstation.dataset import Findings
 
-_BYTES_A_ROW: Final = 20
+_BYTES_A_ROW: Final = 21
 _ROWS_NAMED: Final = 5
 
 
@@ -71,8 +71,10 @@ class FlatRows:
     files: list[str]
     places: Places
     """Which series lies where. Behind the rows of one there may be room that was not used."""
-    known: NDArray[np.int64]
-    """How many rows of each series have a target."""
+    time_columns: list[str]
+    """What each file calls its times."""
+    known: NDArray[np.bool_]
+    """Whether a row has a target."""
     time: NDArray[np.int64]
     """Microseconds since 1970, UTC."""
     file: NDArray[np.int32]
@@ -105,7 +107,8 @@ def read_rows(
     flat = FlatRows(
         files=[path.name for path in paths],
         places=places,
-        known=np.zeros(len(places.ids), dtype=np.int64),
+        time_columns=[columns.timestamp] * len(paths),
+        known=allocate("known", (total,), np.bool_),
         time=allocate("time", (total,), np.int64),
         file=allocate("file", (total,), np.int32),
         row=allocate("row", (total,), np.int64),
@@ -119,9 +122,14 @@ def _read_file(number: int, path: Path, columns: Columns, findings: Findings, fl
     for block in ParquetSource(path, columns, findings).blocks():
         tally.add(block, columns)
         file = np.full(len(block.codes), number, dtype=np.int32)
-        flat.places.put(block, [(block.times, flat.time), (file, flat.file), (block.rows, flat.row)])
-        known = ~np.isnan(block.values[: len(columns.targets)]).all(axis=0)
-        numbers = flat.places.numbers(block.ids)
-        np.add.at(flat.known, numbers, np.bincount(block.codes[known], minlength=len(block.ids)))
+        flat.time_columns[number] = block.time_column
+        known = np.asarray(~np.isnan(block.values[: len(columns.targets)]).all(axis=0))
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+            (block.times, flat.time),
+            (file, flat.file),
+            (block.rows, flat.row),
+            (known, flat.known),
+        ]
+        flat.places.put(block, pairs)
     tally.report(columns, findings)
     return tally

@@ -56,6 +56,9 @@ def print_runs(
     for record in records:
         if record.problem:
             out.write(f"{record.run_id}: {record.problem}\n")
+    figures = sorted({name for record in records for name in record.metrics})
+    if figures and metric not in figures:
+        out.write(f"none of these runs has the figure {metric!r}; they have {', '.join(figures)}\n")
     for line in unfinished(records):
         out.write(f"{line}\n")
 

@@ -240,10 +240,18 @@ class Settings:
     @property
     def shortest_series(self) -> int:
         """Rows a series needs to be trained on; a command knows itself what it needs."""
+        config = self._own_training()
+        return 1 if config is None else config.min_length
+
+    @property
+    def held_out_rows(self) -> int:
+        """The last rows of each series, which the forecast is scored by; a command scores as it likes."""
+        config = self._own_training()
+        return 0 if config is None else config.prediction_length
+
+    def _own_training(self) -> WindowConfig | None:
         config = _CONFIGS.get(self.trainer)
-        if config is None:
-            return 1
-        return read_training_config(config, self.training_config(), _TRAINING).min_length
+        return None if config is None else read_training_config(config, self.training_config(), _TRAINING)
 
 
 _TYPES: Final = get_type_hints(Settings)

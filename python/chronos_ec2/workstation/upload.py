@@ -192,6 +192,7 @@ def upload_data(
     min_length: int,
     columns: Columns,
     *,
+    held_out: int = 0,
     out: TextIO,
     progress: Progress | None = None,
     digests: Digests | None = None,
@@ -202,6 +203,7 @@ def upload_data(
     Args:
         min_length: how many rows the trainer needs of each series.
         columns: which columns it reads.
+        held_out: the last rows of each series, which its forecast is scored by.
         out: where warnings about the data go.
         digests: of files that were read before.
         progress: hears how it goes on.
@@ -213,7 +215,7 @@ def upload_data(
     """
     marks = {path.name: mark_of(path) for path in folder.glob("*.parquet") if path.is_file()}
     digests = digests or Digests()
-    report = check_dataset(folder, min_length, columns, digests)
+    report = check_dataset(folder, min_length, columns, digests, held_out=held_out)
     report.raise_if_invalid()
     for finding in report.warnings:
         out.write(f"{finding}\n")

@@ -331,6 +331,21 @@ def test_many_columns_are_forecast_together(train: Train, config: Config, tmp_pa
     assert math.isfinite(outcome.one("final")["metrics"]["MASE"])
 
 
+def test_a_column_that_was_never_seen_before_is_scored_by_nobody(
+    train: Train, config: Config, tmp_path: Path
+) -> None:
+    data, fresh = tmp_path / "data", wave(200, 2)
+    fresh[:-4] = np.nan
+    write_table(data / "f.parquet", {"x": {"a": wave(200, 1)}, "y": {"a": fresh}})
+    outcome = train(config(target=["x", "y"], known_covariates=[]), data)
+    assert outcome.status == 0, outcome.stderr
+    final = outcome.one("final")
+    naive = final["baselines"]["seasonal_naive"]
+    assert all(
+        math.isfinite(figures[name]) for figures in (final["metrics"], naive) for name in ("WQL", "MASE")
+    )
+
+
 def test_a_checkpoint_that_is_asked_for_is_written_at_the_next_step(
     train: Train, config: Config, waves: Path, tmp_path: Path
 ) -> None:

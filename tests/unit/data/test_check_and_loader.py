@@ -23,7 +23,7 @@ COLUMNS = Columns(targets=("x", "y"), known_covariates=("k",))
 INFINITE, NOTHING = float("inf"), float("nan")
 numbers = st.sampled_from([0.0, 1.0, 2.0, NOTHING, None, *[3.0] * 20, INFINITE])
 cells = st.tuples(st.sampled_from(["a", "b", None, *"ab" * 10]), st.sampled_from([None, *range(30)]), numbers)
-lists = st.lists(numbers, min_size=2, max_size=4)
+lists = st.lists(numbers, min_size=0, max_size=4)
 freqs = st.sampled_from(["h", "h", "h", "h", "MS", "bad", None])
 
 
@@ -63,23 +63,26 @@ tables = st.one_of(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(parts=st.lists(tables, min_size=1, max_size=2), least=st.integers(1, 3))
+@given(parts=st.lists(tables, min_size=1, max_size=2), least=st.integers(1, 3), held_out=st.integers(0, 2))
 def test_both_take_and_refuse_the_same(
-    parts: list[pa.Table], least: int, tmp_path_factory: pytest.TempPathFactory
+    parts: list[pa.Table], least: int, held_out: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     for number, table in enumerate(parts):
         pq.write_table(table, folder / f"{number}.parquet")
-    report = check_dataset(folder, least, COLUMNS)
+    report = check_dataset(folder, least, COLUMNS, held_out=held_out)
     try:
-        found = load_series(folder, COLUMNS, least)
+        found = load_series(folder, COLUMNS, least, held_out=held_out)
     except DataInvalid as refusal:
         assert report.errors, f"the check lets pass what the loader refuses: {refusal}"
         return
     assert not report.errors, [str(item) for item in report.errors]
-    assert (report.rows, report.series) == (found.rows, len(found) + found.dropped_short)
+    empty = [item for item in report.warnings if "has 0 rows" in item.message]
+    assert (report.rows, report.series + len(empty)) == (found.rows, len(found) + found.dropped_short)
     short = [item for item in report.warnings if item.kind == "short-series"]
     assert len(short) == found.dropped_short
+    unscored = [item.message for item in report.warnings if item.kind == "unscored"]
+    assert unscored == [item for item in [*found.warnings(held_out)] if "they are not scored" in item]
 
 
 @pytest.mark.parametrize("lost", [0, 1, 3])

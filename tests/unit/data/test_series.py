@@ -188,7 +188,42 @@ def test_the_report_has_the_facts_as_plain_json(tmp_path: Path) -> None:
         "gaps": 0,
         "missing_share": 1 / 8,
         "spacing_seconds": 3600.0,
+        "other_spacing": 0,
+        "unscored": 0,
     }
+
+
+def test_rows_of_the_future_alone_are_nothing_to_score_by(tmp_path: Path) -> None:
+    future = [1.0, 2.0, 3.0, 4.0, NAN, NAN]
+    write_series(tmp_path, "a.parquet", {"a": future, "b": future})
+    with pytest.raises(DataInvalid, match="no series has a known target in its last 2 rows"):
+        series_module.load_series(tmp_path, Columns(), 1, held_out=2)
+    found = series_module.load_series(tmp_path, Columns(), 1, held_out=3)
+    assert (len(found), found.unscored) == (2, 0)
+
+
+def test_a_series_with_nothing_to_learn_from_is_left_out_and_one_with_nothing_to_score_by_is_told(
+    tmp_path: Path,
+) -> None:
+    rows = {"old": [1.0, 2, 3, 4, 5], "new": [NAN, NAN, NAN, 4, 5], "gone": [1.0, 2, 3, NAN, NAN]}
+    write_series(tmp_path, "a.parquet", rows)
+    found = series_module.load_series(tmp_path, Columns(), 5, held_out=2)
+    assert (found.ids, found.dropped_short, found.unscored) == (["gone", "old"], 1, 1)
+    assert found.warnings(2) == [
+        "1 series too short or with nothing to learn from, left out",
+        "2 targets are missing (20.0%): nothing is learned from them",
+        "1 series have no target in their last 2 rows: they are not scored",
+    ]
+
+
+def test_series_that_are_spaced_otherwise_than_most_are_told(tmp_path: Path) -> None:
+    daily = START + np.arange(30) * np.timedelta64(1, "D")
+    times = np.concatenate([hours(90), daily, daily])
+    ids = ["hourly"] * 90 + ["d"] * 30 + ["e"] * 30
+    write(tmp_path, "a.parquet", ids, times, np.ones(150))
+    found = load_series(tmp_path, 1)
+    assert (found.spacing_seconds, found.other_spacing, found.gaps) == (3600, 2, 0)
+    assert found.warnings(1) == ["2 series are spaced otherwise than most, whose season is taken for all"]
 
 
 def test_the_fingerprint_knows_what_a_column_is_for(tmp_path: Path) -> None:

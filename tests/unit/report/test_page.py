@@ -20,9 +20,12 @@ from chronos_ec2.instance.metrics import (
     mean_absolute_scaled_error,
     weighted_quantile_loss,
 )
+from chronos_ec2.metrics_log import MetricsLog
 from chronos_ec2.report.charts import thinned
+from chronos_ec2.report.curves import training_curves
+from chronos_ec2.report.facts import data_facts
 from chronos_ec2.report.forecasts import read_forecasts
-from chronos_ec2.report.run_files import READ
+from chronos_ec2.report.run_files import READ, RunFiles
 from chronos_ec2.report.series_errors import best_median_worst, mase_by_series, wql_by_series
 
 from .conftest import RUN, record
@@ -192,3 +195,35 @@ def test_a_folder_without_anything_is_a_page_that_says_so(write_page: Write, tmp
     text = write_page(tmp_path / "empty").read_text()
     assert "unknown" in text
     assert "run.json is not there" in text
+
+
+def test_what_of_the_data_was_not_used_is_on_the_page(tmp_path: Path) -> None:
+    training = {
+        "data": {
+            "series": 3,
+            "rows": 300,
+            "dropped_short": 1000,
+            "gaps": 0,
+            "unscored": 1,
+            "missing_share": 0.25,
+        },
+        "warnings": ["1000 series left out"],
+    }
+    uploaded = {"dataset": {"series": 1003, "rows": 300, "files": [{"name": "a.parquet", "bytes": 7}]}}
+    assert data_facts(RunFiles(tmp_path, record=uploaded, training=training)) == [
+        ("Series", "3 of 1,003"),
+        ("Rows", "300"),
+        ("Series left out", "1,000"),
+        ("Series not scored", "1"),
+        ("Targets missing", "25.0 %"),
+        ("a.parquet", "7 B"),
+        ("Warning", "1000 series left out"),
+    ]
+
+
+@pytest.mark.parametrize(("scored", "label"), [(4, "seasonal naive"), (2, "seasonal naive of all series")])
+def test_a_curve_of_some_series_says_that_its_baseline_is_of_all(scored: int, label: str) -> None:
+    told = tuple({"event": "eval", "step": step, "WQL": 0.1, "series": scored} for step in (1, 2))
+    training = {"baselines": {"seasonal_naive": {"WQL": 0.2}}, "data": {"series": 4}}
+    (chart,) = training_curves(MetricsLog(training=told), training)
+    assert [line.label for line in chart.lines] == ["WQL", label]

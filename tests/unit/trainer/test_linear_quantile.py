@@ -33,7 +33,8 @@ def test_it_beats_the_seasonal_naive_forecast_on_the_weather(
     assert final["metrics"]["WQL"] < 0.75 * naive["WQL"]
     assert final["metrics"]["MASE"] < 0.95 * naive["MASE"]
     assert (final["series"], final["rows"], final["metrics"]["steps"]) == (15, 130_950, 300)
-    assert outcome.all("warning") == []
+    (warning,) = outcome.all("warning")
+    assert warning["message"].endswith(" targets are missing (0.3%): nothing is learned from them")
 
     losses = [event["loss"] for event in outcome.all("metric")]
     assert len(losses) == 30
@@ -245,7 +246,12 @@ def test_missing_values_anywhere_are_trained_and_scored_around(
     assert 0 < metrics["WQL"] < 1
     assert 0 < metrics["MASE"] < 5
     assert outcome.one("start")["dropped_short"] == 1
-    assert "1 series too short" in outcome.one("warning")["message"]
+    told = [item["message"].partition(" ")[2] for item in outcome.all("warning")]
+    assert told == [
+        "series too short or with nothing to learn from, left out",
+        "targets are missing (11.0%): nothing is learned from them",
+        "series have no target in their last 8 rows: they are not scored",
+    ]
 
 
 def test_metrics_that_are_not_defined_are_null_and_no_failure(

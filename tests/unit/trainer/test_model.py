@@ -193,4 +193,7 @@ def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
 
 def test_gaps_in_values_are_filled_from_the_past_of_the_same_series_only() -> None:
     values = np.array([1, NAN, NAN, 4, NAN, 5, NAN, 7], dtype=np.float32)
-    assert fill(values, np.array([0, 4, 8])).tolist() == [1, 1, 1, 4, 5, 5, 5, 7]
+    assert fill(values, np.array([0, 4, 8]), 1).tolist() == [1, 1, 1, 4, 5, 5, 5, 7]
+    assert fill(values, np.array([0, 4, 8]), 3).tolist() == [1, 1, 1, 4, 0, 5, 5, 7], (
+        "no look at what is held out"
+    )

@@ -151,3 +151,13 @@ def test_a_run_that_left_files_and_no_record_is_said_so(world: Any) -> None:
     world.put(f"dev/{SECOND}/config.yaml", b"x")
     with pytest.raises(NoSuchRun, match=r"no run\.json"):
         rows_of(world, FIRST, SECOND)
+
+
+def test_of_long_values_that_part_is_shown_in_which_they_differ() -> None:
+    shown = ["python3", "-m", "my_trainer", "--data", "{data}", "--output", "{output}", "--lr"]
+    rows = [Row("config.command", tuple(json.dumps([*shown, rate, "--more"]) for rate in ("0.1", "0.2")))]
+    out = io.StringIO()
+    print_comparison(rows, ["a", "b"], out)
+    line = out.getvalue().splitlines()[1]
+    assert "0.1" in line and "0.2" in line
+    assert len(line) < 110

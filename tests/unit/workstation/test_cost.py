@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -216,12 +217,12 @@ def test_costs_are_added_up_by_environment_and_outcome() -> None:
     assert [(each.environment, each.outcome, each.runs, each.total) for each in sums] == [
         ("dev", "failed", 1, 0.5),
         ("dev", "lost", 2, 1.545222),
-        ("dev", "running", 1, 0.0),
+        ("dev", "running", 1, 1.545222),
         ("dev", "succeeded", 2, 3.090444),
         ("prod", "succeeded", 1, 1.545222),
     ]
     together = grand_total(sums)
-    assert (together.runs, together.hours, together.total) == (7, 8.5, 6.680888)
+    assert (together.runs, together.hours, together.total) == (7, 10.5, 8.22611)
     assert (together.at_most, together.unknown) == (1, ("f", "g"))
 
 
@@ -250,7 +251,17 @@ def test_the_sums_are_a_table_with_what_is_not_in_it() -> None:
 def test_runs_of_unknown_cost_are_named() -> None:
     out = io.StringIO()
     print_costs(add_up([record(str(number), known=False) for number in range(7)]), out)
-    assert "nobody knows what they cost: 0, 1, 2, 3, 4 and 2 more" in out.getvalue()
+    assert "nobody knows all that they cost: 0, 1, 2, 3, 4 and 2 more" in out.getvalue()
+    assert out.getvalue().splitlines()[1].endswith("not known")
+
+
+def test_what_is_known_of_a_cost_counts_and_the_sum_says_that_it_is_not_all() -> None:
+    whole = record("a")
+    partly = replace(whole, run_id="b", cost_usd={**(whole.cost_usd or {}), "address": None, "total": None})
+    out = io.StringIO()
+    print_costs(add_up([whole, partly]), out)
+    line = out.getvalue().splitlines()[1]
+    assert line.split()[3:] == ["4.0", "$3.01", "$0.04", "$0.02", "$0.01", "at", "least", "$3.08"]
 
 
 def test_no_runs_are_said_so() -> None:

@@ -137,6 +137,13 @@ def test_what_is_before_since_is_not_even_listed(world: Any) -> None:
     assert asked == [f"dev/{ids[2]}"]
 
 
+def test_a_figure_that_no_run_has_is_told(world: Any) -> None:
+    world.end_run("succeeded", metrics={"WQL": 0.1, "MASE": 0.8})
+    out = io.StringIO()
+    print_runs(listed(world)[0], out, metric="wql")
+    assert "none of these runs has the figure 'wql'; they have MASE, WQL" in out.getvalue()
+
+
 def test_the_table_shows_commit_and_the_metric_that_is_asked_for(world: Any) -> None:
     put(world, 0)
     out = io.StringIO()

@@ -218,8 +218,8 @@ def test_a_file_that_changes_between_the_check_and_the_upload_is_noticed(
     path = parquet(tmp_path / "data", "a.parquet")
     real = upload.check_dataset
 
-    def check(*arguments: Any) -> Any:
-        report = real(*arguments)
+    def check(*arguments: Any, **options: Any) -> Any:
+        report = real(*arguments, **options)
         parquet(tmp_path / "data", path.name, value=2.0)
         return report
 

@@ -28,6 +28,8 @@ class HeldOut:
         self._batch = windows.held_out()
         self._season_length = season_length
         self._naive, self._scale = windows.baseline(season_length)
+        # Of what was never seen before nobody can say anything: not the naive forecast either.
+        self._target = np.where(np.isnan(self._naive), np.nan, self._batch.target)
 
     def score(self, model: LinearQuantileModel) -> dict[str, float]:
         """WQL and MASE of a model's forecast.
@@ -36,7 +38,7 @@ class HeldOut:
             ChronosError: it is made of no numbers.
         """
         forecast = model.forecast(self._batch.context)
-        check_forecast(self._batch.target, forecast)
+        check_forecast(self._target, forecast)
         return self._score(forecast)
 
     def baselines(self) -> dict[str, Any]:
@@ -50,4 +52,4 @@ class HeldOut:
         write_forecasts(path, self._series, forecast, self._season_length)
 
     def _score(self, forecast: NDArray[Any]) -> dict[str, float]:
-        return score_forecast(self._batch.target, forecast, self._scale)
+        return score_forecast(self._target, forecast, self._scale)

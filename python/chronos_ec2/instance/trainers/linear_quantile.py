@@ -43,7 +43,9 @@ def _train(config: LinearConfig, arguments: argparse.Namespace) -> bool:
         )
     trainer = Trainer(
         config=config,
-        series=load_series(arguments.data, config.columns, config.min_length),
+        series=load_series(
+            arguments.data, config.columns, config.min_length, held_out=config.prediction_length
+        ),
         output=arguments.output,
         events=EventWriter(sys.stdout),
         stop=stop,

@@ -46,7 +46,7 @@ class TokenWindows(torch.utils.data.Dataset[Any]):
 
     def __init__(self, folder: Path, config: ChronosConfig, count: int, seed: int) -> None:
         self._past, self._ahead = config.context_length, config.prediction_length
-        self._series = load_series(folder, Columns(), self._past + 2 * self._ahead)
+        self._series = load_series(folder, Columns(), self._past + 2 * self._ahead, held_out=self._ahead)
         self._tokenizer = config.create_tokenizer()
         self._count, self._seed = count, seed
 

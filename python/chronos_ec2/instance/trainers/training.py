@@ -61,7 +61,7 @@ class Trainer:
     ) -> None:
         self._config, self._series, self._output = config, series, output
         self._events, self._stop, self._rehearsal, self._clock = events, stop, rehearsal, clock
-        season = config.season_length or season_from_spacing(series.spacing_seconds)
+        season = config.season_length or season_from_spacing(series.spacing_seconds, series.business_days)
         self._model = LinearQuantileModel(Shape(config.context_length, config.prediction_length, season))
         self._windows = Windows(series, config.context_length, config.prediction_length)
         self._held_out = HeldOut(series, self._windows, season)
@@ -113,6 +113,7 @@ class Trainer:
             series=len(self._series),
             rows=self._series.rows,
             dropped_short=self._series.dropped_short,
+            data=self._series.report(),
             world_size=1,
             device="cpu",
             step=self._step,
@@ -121,10 +122,8 @@ class Trainer:
             season_length=self._model.shape.season_length,
             versions=_versions(),
         )
-        if self._series.dropped_short:
-            self._warn(f"{self._series.dropped_short} series too short or empty, left out")
-        if self._series.gaps:
-            self._warn(f"{self._series.gaps} gaps in time: rows are taken as evenly spaced")
+        for line in self._series.warnings(self._config.prediction_length):
+            self._warn(line)
 
     def _train(self) -> bool:
         config = self._config

@@ -44,7 +44,7 @@ class Windows:
     def __init__(self, series: SeriesSet, context: int, horizon: int) -> None:
         self._series = series
         self._values = series.values[0]
-        self._filled = fill(self._values, series.offsets)
+        self._filled = fill(self._values, series.offsets, horizon)
         self._context = np.arange(context)
         self._target = np.arange(context, context + horizon)
         self._starts = self._usable_starts()
@@ -90,12 +90,13 @@ class Windows:
         )
 
 
-def fill(values: Floats32, offsets: NDArray[np.int64]) -> Floats32:
+def fill(values: Floats32, offsets: NDArray[np.int64], held_out: int) -> Floats32:
     """Replace each missing value by the last known one of its series, at a start by the first known.
 
     Args:
-        values: shape [rows]; each series has a known value.
+        values: shape [rows].
         offsets: where each series starts, and where the last one ends.
+        held_out: the last rows of each series, from which no start is filled: 0 takes their place.
     """
     lengths = np.diff(offsets)
     starts = np.repeat(offsets[:-1], lengths)
@@ -103,4 +104,6 @@ def fill(values: Floats32, offsets: NDArray[np.int64]) -> Floats32:
     last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
     # A start without a value looks ahead to the series' first one; everything else only looks back.
     first = np.minimum.reduceat(np.where(known, np.arange(len(values)), len(values)), offsets[:-1])
-    return values[np.where(last >= starts, last, np.repeat(first, lengths))]
+    known_before = np.repeat(first < offsets[1:] - held_out, lengths)
+    looked_up = np.where(last >= starts, last, np.where(known_before, np.repeat(first, lengths), -1))
+    return np.where(looked_up >= 0, values[looked_up], np.float32(0))

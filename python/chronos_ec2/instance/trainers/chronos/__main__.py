@@ -78,6 +78,7 @@ def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
                 arguments.data,
                 config.columns,
                 config.min_length,
+                held_out=config.prediction_length,
                 scratch=arguments.output / SCRATCH / str(processes.rank),
             ),
             output=arguments.output,

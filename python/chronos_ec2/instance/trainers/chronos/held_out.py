@@ -101,10 +101,12 @@ class HeldOut:
         return self._score(forecast, which)
 
     def _score(self, forecast: NDArray[Any], which: NDArray[np.int64]) -> dict[str, float]:
-        target = self.target(which).reshape(-1, self._ahead)
+        pasts = self._pasts(which)
+        # Of what was never seen before nobody can say anything: not the naive forecast either.
+        seen = np.array([not np.isnan(past).all() for past in pasts])
+        target = np.where(seen[:, None], self.target(which).reshape(-1, self._ahead), np.nan)
         quantiles = forecast.reshape(-1, self._ahead, len(QUANTILE_LEVELS))
-        scale = [seasonal_error(past, self._season) for past in self._pasts(which)]
-        return score_forecast(target, quantiles, scale)
+        return score_forecast(target, quantiles, [seasonal_error(past, self._season) for past in pasts])
 
     def naive(self, which: NDArray[np.int64], season_length: int) -> dict[str, float]:
         """WQL and MASE of the seasonal-naive forecast, which says the same at every quantile."""

@@ -82,7 +82,7 @@ class Trainer:
                 f"batch_size {config.batch_size} must be a multiple of gradient_accumulation_steps times the "
                 f"{processes.size} processes"
             )
-        near, far = seasons_from_spacing(series.spacing_seconds)
+        near, far = seasons_from_spacing(series.spacing_seconds, series.business_days)
         self._seasons = (config.season_length or near, far)
         self._windows = Windows(series, config)
         model, start = self._start_model(start_model)
@@ -173,10 +173,8 @@ class Trainer:
             season_length=self._seasons[0],
             versions=_versions(),
         )
-        if self._series.dropped_short:
-            self._warn(f"{self._series.dropped_short} series too short or empty, left out")
-        if self._series.gaps:
-            self._warn(f"{self._series.gaps} gaps in time: rows are taken as evenly spaced")
+        for line in self._series.warnings(self._config.prediction_length):
+            self._warn(line)
 
     def _train(self) -> bool:
         share = self._processes.share(self._config.batch_size)
