@@ -234,8 +234,9 @@ on_exit() {
 main() {
   parse_arguments "$@"
   require_variables
-  # A user's or an AMI's own output format would break every answer that is read here.
-  export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-5}
+  # A user's or an AMI's own formats would break every answer that is read here.
+  export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_CLI_ERROR_FORMAT=legacy AWS_CLI_AUTO_PROMPT=off
+  export AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-5}
   confirm_instance "$CHRONOS_RUN_ID"
   find_place
   trap on_exit EXIT

@@ -173,7 +173,7 @@ after_acceptance() {
   if [[ $(setting outside_switch) != true ]]; then return 0; fi
   switch_tried=true
   if arm_outside_switches "$exports" "$environment" "$run_id" "$(jq -r .deadline "$work/run.json")" "$@"; then return 0; fi
-  problem="the outside switch cannot be armed, so the instance was terminated: $AWS_ERROR_TEXT"
+  problem="the outside switch cannot be armed: $AWS_ERROR_TEXT"
   return "$EXIT_LAUNCH_REFUSED"
 }
 
@@ -198,11 +198,7 @@ settle_early_end() {
     return "$EARLY_STATUS"
   fi
   log_error "run $run_id was ended while it was being launched${EARLY_OUTCOME:+ ($EARLY_OUTCOME)}; terminating ${instance_ids[*]}"
-  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${instance_ids[@]}" --output json; then
-    after_loss
-  else
-    log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
-  fi
+  if terminate_accepted; then after_loss; fi
   return "$EARLY_STATUS"
 }
 

@@ -11,6 +11,7 @@ from invoke.tasks import task
 from chronos_ec2.workstation import commands
 from chronos_ec2.workstation.aws import Aws
 from chronos_ec2.workstation.settings import sibling_environments
+from chronos_ec2.workstation.stack_context import stack_context
 from verbs.common import DRY, ENV, JSON, SET, clear_errors, run, settings_of
 
 
@@ -32,6 +33,11 @@ def deploy(
         argv = commands.cdk_command(settings, siblings, "deploy", *flags)
         if dry_run:
             argv = commands.cdk_command(settings, siblings, "diff", "--method", "template")
+        else:
+            from chronos_ec2.workstation.zones import refuse_too_many_zones
+
+            wanted = int(stack_context(settings, siblings)["availability_zones"])
+            refuse_too_many_zones(Aws(settings).ec2, settings.region, wanted)
     run(argv, settings)
     if settings.notify_email and not dry_run:
         print(f"notices go to {settings.notify_email} once the link in AWS's mail is opened", file=sys.stderr)

@@ -23,6 +23,7 @@ _TAGGED = {"StringEquals": {"aws:RequestTag/Project": PROJECT_TAG_VALUE}}
 # These know no resources, so a policy can only allow them altogether. They read, and tell of no secret.
 _LOOKS = (
     "cloudformation:ListExports",
+    "ec2:DescribeAvailabilityZones",
     "ec2:DescribeImages",
     "ec2:DescribeInstanceTypeOfferings",
     "ec2:DescribeInstanceTypes",

@@ -213,7 +213,7 @@ _ways_out() {
   jq -r --argjson zones "$(jq 'map(.subnet_id) | unique | length' "$work/pools.json")" '
     [(if .wait_for_capacity_minutes == 0 then "wait with --wait-for-capacity 2h" else "wait longer" end),
      "more types with fallback_instance_types",
-     (if $zones < 3 then "more zones (free) with availability_zones: 3 and invoke deploy" else empty end),
+     (if $zones < 3 then "more zones (free) with availability_zones: \($zones + 1) and invoke deploy" else empty end),
      (if .market == "on-demand" then "spot with --spot" elif .market == "spot" then "market: spot-then-on-demand" else empty end),
      (if .spot_max_price != "" and .market != "on-demand" then "no spot_max_price" else empty end),
      "another region"] | join("; ")' <<<"$settings"

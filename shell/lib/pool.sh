@@ -59,7 +59,11 @@ try_pool() {
   _request_instance "$token" || return "$EXIT_FAILED"
   handed_over=true
   if declare -F after_acceptance >/dev/null && ! after_acceptance "${instance_ids[@]}"; then
-    end_instances
+    if end_instances; then
+      problem+="; the instance was terminated"
+    else
+      problem+="; the instance could not be terminated and goes on: ${instance_ids[*]}"
+    fi
     return "$EXIT_LAUNCH_REFUSED"
   fi
   _see_them_start && return 0
@@ -69,14 +73,23 @@ try_pool() {
   return "$EXIT_FAILED"
 }
 
-# Terminates the instances that were just accepted.
+# Terminates the instances that were just accepted. EC2 may not know one yet that is some seconds old.
+# Returns 0, or EXIT_FAILED after having said why.
+terminate_accepted() {
+  local end=$((SECONDS + START_PATIENCE))
+  until retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${instance_ids[@]}" --output json; do
+    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]] || ((SECONDS >= end)); then
+      log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+      return "$EXIT_FAILED"
+    fi
+    sleep "$START_LOOK"
+  done
+}
+
+# The same for instances that nobody may use. One that does not go keeps the claim: it runs, and ends itself at its deadline.
 end_instances() {
-  if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${instance_ids[@]}" --output json; then
-    handed_over=false
-    return 0
-  fi
-  # It keeps the claim: it runs, and ends itself at its deadline.
-  log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+  terminate_accepted || return $?
+  handed_over=false
 }
 
 # One of several ended at its start: ends the others, and waits until they are gone. What of this attempt still lived could
@@ -84,7 +97,7 @@ end_instances() {
 _end_the_rest() {
   local end=$((SECONDS + START_PATIENCE))
   log_warn "one of ${#instance_ids[@]} machines ended at its start; ending the others"
-  end_instances
+  end_instances || true
   while ((SECONDS < end)); do
     if retry_with_backoff 3 aws ec2 describe-instances --instance-ids "${instance_ids[@]}" --output json \
       && jq -e 'all(.Reservations[].Instances[]; .State.Name == "terminated")' <<<"$AWS_OUTPUT" >/dev/null; then

@@ -75,8 +75,9 @@ use_aws_settings() {
     log_error "this environment is the embedded AWS, and AWS_ENDPOINT_URL is not set: run invoke local.start, then eval \"\$(invoke local.env)\""
     return "$EXIT_LOCAL_CLOUD_DOWN"
   fi
-  # The user's own output format would break every answer that is read here.
-  export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-3}
+  # The user's own formats would break every answer that is read here.
+  export AWS_DEFAULT_OUTPUT=json AWS_PAGER='' AWS_CLI_ERROR_FORMAT=legacy AWS_CLI_AUTO_PROMPT=off
+  export AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=${AWS_MAX_ATTEMPTS:-3}
 }
 
 # Whether the CLI has got no answer, by its words: it has no code for that. Whatever else ends it before it has an answer of
@@ -97,7 +98,7 @@ require_credentials() {
       if [[ -n ${AWS_ENDPOINT_URL:-} ]]; then return "$EXIT_LOCAL_CLOUD_DOWN"; fi
       return "$EXIT_FAILED"
     fi
-    log_error "AWS has no usable credentials: sign in (aws sso login, aws configure), or set AWS_PROFILE or the AWS_ACCESS_KEY_ID variables. $AWS_ERROR_TEXT"
+    log_error "AWS has no usable credentials: sign in (aws configure; with AWS CLI version 2 also aws login, aws sso login), or set AWS_PROFILE or the AWS_ACCESS_KEY_ID variables. $AWS_ERROR_TEXT"
     return "$EXIT_NO_CREDENTIALS"
   fi
   jq -r .Arn <<<"$AWS_OUTPUT"

@@ -603,6 +603,20 @@ plan_instance_that_ends() {
   assert_no_temporary_files
 }
 
+@test "an instance that EC2 does not know yet is terminated when it does" {
+  plan_checks
+  aws_plan 'ec2 run-instances *' --out '{"Instances":[{"InstanceId":"i-0new"}]}'
+  aws_plan 'scheduler create-schedule *' --error AccessDeniedException
+  aws_plan 'ec2 terminate-instances --instance-ids i-0new *' --error InvalidInstanceID.NotFound --times 2
+  aws_plan 'ec2 terminate-instances --instance-ids i-0new *' --out '{}'
+  aws_plan 'scheduler delete-schedule *' --error ResourceNotFoundException
+  launch --env dev
+  assert_failure 17
+  learn_run_id
+  assert_called 3 ec2 terminate-instances --instance-ids i-0new --output json
+  assert_regex "$(run_record_now "$ours" | jq -r .error)" 'the instance was terminated$'
+}
+
 @test "an instance that cannot have its outside switch is terminated: exit code 17, the claim is given back, run.json says why" {
   plan_checks
   aws_plan 'ec2 run-instances *' --out '{"Instances":[{"InstanceId":"i-0new"}]}'
@@ -616,7 +630,7 @@ plan_instance_that_ends() {
   assert_effects "${RESERVE[@]}" "${CLAIM[@]}" "${RUN_FILES[@]}" run-instances terminate-instances "${GIVE_BACK[@]}"
   assert_equal "$(state_now)" ''
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.exit_code) \(.error)"' \
-    'launch_failed 17 the outside switch cannot be armed, so the instance was terminated:  An error occurred (AccessDeniedException) when calling the operation: the fake says so'
+    'launch_failed 17 the outside switch cannot be armed:  An error occurred (AccessDeniedException) when calling the operation: the fake says so; the instance was terminated'
 }
 
 @test "a stack without a group for outside switches is exit code 11, before anything is claimed" {

@@ -16,6 +16,7 @@ from .templates import Template, listed
 WILDCARDS = frozenset(
     {
         "cloudformation:ListExports",
+        "ec2:DescribeAvailabilityZones",
         "ec2:DescribeImages",
         "ec2:DescribeInstanceTypeOfferings",
         "ec2:DescribeInstanceTypes",

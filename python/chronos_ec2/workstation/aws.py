@@ -70,6 +70,7 @@ def aws_variables(settings: Settings, variables: Mapping[str, str] = os.environ)
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_PAGER": "",
+        "AWS_CLI_ERROR_FORMAT": "legacy",
         "AWS_RETRY_MODE": variables.get("AWS_RETRY_MODE", "standard"),
         "CHRONOS_PYTHON": sys.executable,
     }

@@ -18,6 +18,7 @@ from botocore.exceptions import (
     HTTPClientError,
     InvalidConfigError,
     LoginError,
+    MissingDependencyException,
     NoCredentialsError,
     PartialCredentialsError,
     SSOError,
@@ -57,6 +58,7 @@ _CREDENTIAL_ERRORS: Final = (
     TokenRetrievalError,
     LoginError,
     InvalidConfigError,
+    MissingDependencyException,
 )
 
 

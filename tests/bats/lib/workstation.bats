@@ -60,6 +60,13 @@ sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
   assert_line 'AWS_PROFILE=the team'
 }
 
+@test "a user's own formats of output and errors reach no call" {
+  export AWS_DEFAULT_OUTPUT=table AWS_PAGER=less AWS_CLI_ERROR_FORMAT=json AWS_CLI_AUTO_PROMPT=on
+  use_aws_settings '{"region":"eu-west-1","aws_profile":"","embedded":false}'
+  run -0 bash -c 'echo "$AWS_DEFAULT_OUTPUT,$AWS_PAGER,$AWS_CLI_ERROR_FORMAT,$AWS_CLI_AUTO_PROMPT"'
+  assert_output json,,legacy,off
+}
+
 @test "an AWS that does not answer is told from credentials that are not there, whatever the CLI calls them" {
   local words
   for words in 'Could not connect to the endpoint URL: "https://sts.us-east-1.amazonaws.com/"' \

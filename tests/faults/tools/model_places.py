@@ -23,7 +23,7 @@ WORDS: Final = {
     "get_reserved": ("get-object",),
     "drop_reserved": ("delete-object",),
     "run_instances": ("run_instances[@]", "run-instances"),
-    "terminate": ("terminate-instances", "terminate_instances"),
+    "terminate": ("terminate-instances", "terminate_accepted", "terminate_instances"),
     "find": ("describe-instances",),
     "list_live": ("describe-instances", "live_instances"),
     "describe": ("describe-instances",),

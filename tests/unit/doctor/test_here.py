@@ -80,7 +80,7 @@ def with_region(answer: Any) -> Callable[[World], object]:
 NO_CREDENTIALS = NoCredentialsError()
 UNREACHABLE = EndpointConnectionError(endpoint_url="https://sts.us-east-9.amazonaws.com")
 EMBEDDED_DOWN = LocalCloudDown("the embedded AWS is not running: start it with invoke local.start")
-LOGIN = "aws configure (with single sign-on: aws sso login)"
+LOGIN = "aws configure (AWS CLI version 2 also has aws login, aws sso login)"
 CASES = [
     Case("programs", "all there", as_is, OK, "bash 5.2, git, jq, sha256sum, curl"),
     Case(
@@ -149,7 +149,7 @@ CASES = [
         root_user,
         WARNING,
         "the account's root user",
-        "aws configure sso (or keys of an IAM user: aws configure)",
+        "aws configure (keys of an IAM user; AWS CLI version 2 also has aws configure sso)",
     ),
     Case(
         "credentials",
@@ -166,7 +166,8 @@ CASES = [
         profile,
         ERROR,
         "AWS refused the credentials (ExpiredToken)",
-        "aws configure --profile work (with single sign-on: aws sso login --profile work)",
+        "aws configure --profile work (AWS CLI version 2 also has aws login --profile work, "
+        "aws sso login --profile work)",
     ),
     Case(
         "credentials",

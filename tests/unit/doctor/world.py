@@ -61,6 +61,7 @@ TYPES = {
     "g5.12xlarge": machine_type("g5.12xlarge", 48, "A10G"),
     "p4d.24xlarge": machine_type("p4d.24xlarge", 96, "A100"),
     "p6-b200.48xlarge": machine_type("p6-b200.48xlarge", 192, "B200"),
+    "p3.2xlarge": machine_type("p3.2xlarge", 8, "V100"),
     "t3.medium": machine_type("t3.medium", 2),
     "g5g.xlarge": machine_type("g5g.xlarge", 4, "T4g", ProcessorInfo={"SupportedArchitectures": ["arm64"]}),
     "mac2.metal": machine_type("mac2.metal", 8, "A10G", SupportedUsageClasses=["on-demand"]),
@@ -163,6 +164,9 @@ def healthy_plan() -> dict[tuple[str, str], Any]:
             "InstanceTypes": [TYPES[name] for name in reversed(InstanceTypes)]
         },
         ("ec2", "describe_instance_type_offerings"): {"InstanceTypeOfferings": offers},
+        ("ec2", "describe_availability_zones"): {
+            "AvailabilityZones": [{"ZoneName": f"us-east-1{letter}"} for letter in "fdcba"]
+        },
         ("ec2", "describe_instances"): {"Reservations": []},
         ("ec2", "describe_volumes"): {"Volumes": []},
         ("ec2", "describe_spot_instance_requests"): {"SpotInstanceRequests": []},

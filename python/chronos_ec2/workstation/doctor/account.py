@@ -24,7 +24,7 @@ def credentials(facts: Facts) -> list[Finding]:
         return [
             warning(
                 f"{arn}: the account's root user, whom no policy can restrain",
-                "aws configure sso (or keys of an IAM user: aws configure)",
+                "aws configure (keys of an IAM user; AWS CLI version 2 also has aws configure sso)",
             )
         ]
     return [ok(arn)]
@@ -37,7 +37,7 @@ def _without_credentials(facts: Facts, cause: Exception) -> Finding:
         return error(text, "invoke local.start")
     if isinstance(cause, NoCredentials):
         named = f" --profile {profile}" if profile else ""
-        advice = f"aws configure{named} (with single sign-on: aws sso login{named})"
+        advice = f"aws configure{named} (AWS CLI version 2 also has aws login{named}, aws sso login{named})"
         if "InvalidClientTokenId" in text:  # also what a region says that the account has not enabled
             region = facts.settings.region
             advice += f"; or aws account enable-region --region-name {region}, should {region} not be enabled"

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.workstation.doctor.answers import ApiError, NotKnown
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
-from chronos_ec2.workstation.doctor.machines import ARCHITECTURE, choose
+from chronos_ec2.workstation.doctor.machines import (
+    ARCHITECTURE,
+    BEFORE_TURING,
+    choose,
+    instance_types,
+)
+
+_OPEN_DRIVER: Final = "OSS Nvidia Driver"
 
 
 class NoImage(ChronosError):
@@ -41,10 +48,21 @@ def image_check(facts: Facts) -> list[Finding]:
         return [error(f"{name} is for {found['Architecture']}, not {ARCHITECTURE}", choose(facts, "ami_id"))]
     if found.get("RootDeviceType") != "ebs" or not found.get("RootDeviceName"):
         return [error(f"{name} has no EBS root device", choose(facts, "ami_id"))]
+    if _OPEN_DRIVER in name and (old := _types_before_turing(facts)):
+        text = f"{name} cannot drive {', '.join(old)}: NVIDIA's open driver begins with Turing (T4)"
+        return [error(text, choose(facts, "instance_type"))]
     end = found.get("DeprecationTime")
     if end and datetime.fromisoformat(end) < facts.now():
         return [warning(f"{name} is deprecated since {end[:10]}", choose(facts, "ami_id"))]
     return [ok(name)]
+
+
+def _types_before_turing(facts: Facts) -> list[str]:
+    return [
+        name
+        for name, described in instance_types(facts).items()
+        if any(gpu["Name"] in BEFORE_TURING for gpu in described.get("GpuInfo", {}).get("Gpus", []))
+    ]
 
 
 def root_gib(found: Mapping[str, Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,10 +10,12 @@ from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 from chronos_ec2.workstation.doctor.network import subnets
 from chronos_ec2.workstation.pools import ladder_markets
+from chronos_ec2.workstation.zones import ZONES
 
 ARCHITECTURE: Final = "x86_64"
 # NVIDIA GPUs of EC2 below compute capability 8.0, the first with bf16 and tf32 (CUDA C++ Programming Guide).
-_BEFORE_AMPERE: Final = frozenset({"T4", "T4g", "V100", "K80", "M60", "P100"})
+BEFORE_TURING: Final = frozenset({"V100", "K80", "M60", "P100"})
+_BEFORE_AMPERE: Final = BEFORE_TURING | {"T4", "T4g"}
 
 
 def instance_types(facts: Facts) -> dict[str, Mapping[str, Any]]:
@@ -104,6 +105,12 @@ def zones(facts: Facts) -> list[Finding]:
     ]
 
 
+def zones_of_region(facts: Facts) -> list[str]:
+    """The zones that this account has here, in their order: letters may be missing."""
+    answer = facts.ask("ec2", "describe_availability_zones", **ZONES)
+    return sorted(one["ZoneName"] for one in answer["AvailabilityZones"])
+
+
 def _offered(facts: Facts, name: str, places: list[str], offered: set[str]) -> Finding:
     environment, region = facts.settings.environment, facts.settings.region
     here = [zone for zone in places if zone in offered]
@@ -112,10 +119,9 @@ def _offered(facts: Facts, name: str, places: list[str], offered: set[str]) -> F
     if not offered:
         return error(f"{name} is not offered in {region}", choose(facts))
     # The stack takes the region's zones in their order; a local zone is none of them.
-    zones = sorted(zone for zone in offered if re.fullmatch(rf"{re.escape(region)}[a-z]", zone))
-    if not zones:
+    needed = next((place for place, zone in enumerate(zones_of_region(facts), 1) if zone in offered), None)
+    if needed is None:
         return error(f"{name} is offered in {', '.join(sorted(offered))} alone", choose(facts))
-    needed = ord(zones[0][-1]) - ord("a") + 1
     return error(
         f"{name} is not offered in {', '.join(places)}, only in {', '.join(sorted(offered))}",
         f"CHRONOS_AVAILABILITY_ZONES={needed} invoke deploy --env {environment} (and set it in invoke.yaml)",
