@@ -19,6 +19,21 @@ from tools.tally import Tally
 
 MOST_REQUESTS = 120
 """More than an instance makes in a run that trains nothing; the sweep ends where the run does."""
+AT_ONCE = 20
+"""Requests that a test sweeps over."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The full form sweeps over all requests of both victims, a part a test."""
+    if "victim" not in metafunc.fixturenames:
+        return
+    full = bool(metafunc.config.getoption("--full", False))
+    victims, firsts = (
+        ([bootstrap, boot_scripts], range(1, MOST_REQUESTS, AT_ONCE)) if full else ([bootstrap], [1])
+    )
+    cases = [(victim, first) for victim in victims for first in firsts]
+    ids = [f"{victim.__name__} from request {first} on" for victim, first in cases]
+    metafunc.parametrize(("victim", "first"), cases, ids=ids)
 
 
 def since_bootstrap(number: int) -> Match:
@@ -71,28 +86,24 @@ def _let_orphans_end(disk: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("victim", [bootstrap, boot_scripts])
-def test_a_bootstrap_that_is_killed(lab: Lab, tally: Tally, full: bool, victim: Find) -> None:
+def test_a_bootstrap_that_is_killed(lab: Lab, tally: Tally, full: bool, victim: Find, first: int) -> None:
     """The user data powers off; if that is gone too, the machine bills on until its deadline or reap."""
     proof = f"{victim.__name__.replace('_', ' ')} killed"
     if not full:
-        if victim is boot_scripts:
-            pytest.skip("the full form has both")
         assert run_until(lab, entering("data_sync"), after_effect=False, victim=victim) is not None
         assert lab.instances() == {}
         reap_ends_it(lab)
         assert records_tell(lab) == ["lost"]
         tally.count(proof, "lost")
         return
-    for point in points(MOST_REQUESTS):
-        if point.after_effect != (victim is bootstrap):
+    for point in points(first + AT_ONCE - 1):
+        if int(point.where) < first or point.after_effect != (victim is bootstrap):
             continue
         lab.clear()
         match = since_bootstrap(int(point.where))
         held = run_until(lab, match, after_effect=point.after_effect, victim=victim)
         if held is None and not lab.instances() and lab.state() is None:
             records_end(lab)
-            tally.count(proof, "the run had ended before")
             break
         reap_ends_it(lab)
         outcomes = records_tell(lab)

@@ -37,7 +37,7 @@ def records_tell(lab: Lab) -> list[str]:
     for run_id in lab.run_ids():
         record = lab.record(run_id)
         assert record is not None and record["outcome"], f"{run_id}: {record}"
-        assert record["ended_at"] and record["error"], record
+        assert record["ended_at"] and (record["error"] or record["outcome"] == "succeeded"), record
         outcomes.append(str(record["outcome"]))
     return outcomes
 
