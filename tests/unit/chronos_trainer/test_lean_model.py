@@ -10,7 +10,7 @@ import pytest
 import torch
 from chronos.chronos2.model import Chronos2Model
 
-from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
+from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2, _Dropout
 from chronos_ec2.instance.trainers.chronos.model import random_model
 from chronos_ec2.training_settings import ChronosConfig
 
@@ -113,3 +113,22 @@ def test_groups_do_not_see_each_other() -> None:
     assert torch.equal(before[:3], after[:3])
     assert torch.equal(before[6:], after[6:])
     assert not torch.allclose(before[4], after[4]), "its own group does"
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
+def test_dropout_takes_its_share_and_keeps_the_mean(rate: float) -> None:
+    dropout = next(
+        part for part in LeanChronos2(random_model(CONFIG), 1, PATCHES).modules() if type(part) is _Dropout
+    )
+    dropout.p = rate
+    states = torch.ones(7, 101, 301, requires_grad=True)
+    torch.manual_seed(3)
+    found = dropout(states)
+    assert float((found == 0).float().mean()) == pytest.approx(rate, abs=0.005)
+    if rate < 1:
+        assert float(found.detach().mean()) == pytest.approx(1.0, abs=0.01)
+    found.sum().backward()
+    torch.testing.assert_close(states.grad, found.detach())
+    torch.manual_seed(3)
+    assert torch.equal(dropout(states), found), "a function of the seed alone"
+    assert dropout.eval()(states) is states

@@ -9,12 +9,12 @@ Along time: of the last layer's states only those of the patches to forecast are
 
 In training, forecasts are not scaled back, as the loss is taken of scaled values. Queries, keys and values
 are one product, each norm is one step with a gradient of its own, times and rotations are computed once, and
-nothing waits for a GPU.
+nothing waits for a GPU. What dropout takes, a CPU draws sixteen bits at a time.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from chronos.chronos2.layers import MHA, Chronos2LayerNorm
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LocationAndScale = tuple[Tensor, Tensor]
+_LEVELS: Final = 1 << 16
+"""Steps of a dropout's rate: what is kept is scaled by the rate as it was rounded, so its mean is exact."""
 
 
 class LeanChronos2(nn.Module):
@@ -51,6 +53,10 @@ class LeanChronos2(nn.Module):
         cos, sin = _rotations(model, patches + 1 + output_patches)
         for name, value in {"past": past, "future": future, "cos": cos, "sin": sin}.items():
             self.register_buffer(f"_{name}", value, persistent=False)
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if type(child) is nn.Dropout:
+                    setattr(module, name, _Dropout(child.p))
         if group_size == 1:
             for block in model.encoder.block:
                 attention = block.layer[1].self_attention
@@ -185,7 +191,7 @@ class LeanChronos2(nn.Module):
         if self.training and attention.dropout > 0:
             values = attention.v(normed)
             weights = values.new_ones(*values.shape[:2], attention.n_heads, 1)
-            kept = functional.dropout(weights, attention.dropout)
+            kept = _dropped(weights, attention.dropout)
             joined: Tensor = attention.o((values.unflatten(-1, (attention.n_heads, -1)) * kept).flatten(-2))
             return joined
         if torch.is_autocast_enabled(normed.device.type):  # it would round the product of the weights
@@ -214,6 +220,24 @@ def _rotations(model: Chronos2Model, length: int) -> tuple[Tensor, Tensor]:
     half = sin.shape[-1] // 2
     signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
     return cos[0, :, None, None], signed[0, :, None, None]
+
+
+class _Dropout(nn.Dropout):
+    """Dropout that costs a CPU half."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropped(input, self.p) if self.training and self.p > 0 else input
+
+
+def _dropped(states: Tensor, rate: float) -> Tensor:
+    """States of which a share is zero, and the others larger."""
+    if states.is_cuda:  # there it is one kernel
+        return functional.dropout(states, rate)
+    lost, count = min(round(rate * _LEVELS), _LEVELS - 1), states.numel()
+    # Drawing is what costs: four numbers of sixteen bits come with each of sixty-four.
+    drawn = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), dtype=torch.int64, device=states.device)
+    kept = drawn.view(torch.int16)[:count].view(states.shape) >= lost - _LEVELS // 2
+    return states * kept.to(states.dtype).mul_(_LEVELS / (_LEVELS - lost))
 
 
 def _norm(layer: Chronos2LayerNorm, states: Tensor) -> Tensor:
