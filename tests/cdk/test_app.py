@@ -24,6 +24,7 @@ def run_app(out: Path, **context: str) -> subprocess.CompletedProcess[str]:
         "PATH": "/nonexistent",
         "HOME": str(out),
         "JSII_NODE": os.environ["JSII_NODE"],
+        "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(REPO / ".chronos" / "jsii"),
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",

@@ -26,6 +26,8 @@ INVOKE = str(Path(sys.executable).with_name("invoke"))
 # What takes an administrator, or no AWS at all; everything else is done by who holds the launcher's policy.
 NOT_FOR_LAUNCHERS = ("deploy", "destroy", "build-env", "sample-data", "render", "local.")
 
+# The CDK's packages are unpacked once, not for each HOME that a test makes up: it takes a minute.
+UNPACKED = {"JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(REPOSITORY / ".chronos" / "jsii")}
 LIGHT = {"CHRONOS_TRAINER": "test", "CHRONOS_ENVIRONMENT_REQUIREMENTS": "requirements/instance-test.lock"}
 """A trainer that needs a second, and an environment without torch; test_chronos.py has the real ones."""
 
@@ -185,7 +187,7 @@ def started_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """An embedded AWS with nothing in it, stopped at the end."""
     home = tmp_path_factory.mktemp("embedded aws")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CHRONOS_"))}
-    cloud = Cloud(home, {**kept, **LIGHT, "CHRONOS_LOCAL_HOME": str(home), "HOME": str(home)})
+    cloud = Cloud(home, {**kept, **LIGHT, **UNPACKED, "CHRONOS_LOCAL_HOME": str(home), "HOME": str(home)})
     started = cloud.invoke("local.start")
     assert started.returncode == 0, started.stderr
     yield cloud

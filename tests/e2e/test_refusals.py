@@ -77,9 +77,8 @@ def test_the_doctor_before_and_after_the_upload(cloud: Cloud) -> None:
     cloud.assert_nothing_left()
 
 
-@pytest.mark.parametrize("name", ["x;rm -rf ~", "../x", "logs"])
-def test_an_environment_that_is_no_name(cloud: Cloud, name: str) -> None:
-    canary = cloud.home / "canary"
+def test_an_environment_that_is_no_name(cloud: Cloud) -> None:
+    name, canary = "x;rm -rf ~", cloud.home / "canary"
     canary.write_text("alive")
     for done in (
         cloud.invoke("launch", f"--env={name}"),

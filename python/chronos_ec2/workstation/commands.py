@@ -22,8 +22,13 @@ _NOT_FOR_EMBEDDED = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS
 
 
 def base_environment() -> dict[str, str]:
-    """The process environment with the pinned programs first on PATH."""
-    return {**os.environ, "PATH": path_with_tools()}
+    """The process environment with the pinned programs first on PATH.
+
+    Python may keep what it compiles: the packages are installed uncompiled, and every start of a program that
+    may not keep it would compile all of torch anew.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PATH": path_with_tools()}
 
 
 def aws_environment(settings: Settings) -> dict[str, str]:

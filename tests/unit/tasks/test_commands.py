@@ -155,6 +155,11 @@ def test_the_pinned_programs_come_first(monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_programs_may_keep_what_python_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert "PYTHONDONTWRITEBYTECODE" not in commands.base_environment()
+
+
 def test_the_embedded_aws_is_reached_whatever_the_shell_says(
     local: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
