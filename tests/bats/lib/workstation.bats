@@ -63,6 +63,7 @@ sleep() { printf '%s\n' "$*" >>"$FAKE_AWS_DIR/sleeps"; }
 @test "a user's own formats of output and errors reach no call" {
   export AWS_DEFAULT_OUTPUT=table AWS_PAGER=less AWS_CLI_ERROR_FORMAT=json AWS_CLI_AUTO_PROMPT=on
   use_aws_settings '{"region":"eu-west-1","aws_profile":"","embedded":false}'
+  # shellcheck disable=SC2016  # another shell's variables
   run -0 bash -c 'echo "$AWS_DEFAULT_OUTPUT,$AWS_PAGER,$AWS_CLI_ERROR_FORMAT,$AWS_CLI_AUTO_PROMPT"'
   assert_output json,,legacy,off
 }
