@@ -674,7 +674,8 @@ readonly TERM_THE_SCRIPT='kill -TERM "$FAKE_MAIN_PID"'
   plan_checks
   # shellcheck disable=SC2016  # the fake expands it
   aws_plan 's3api put-object * --key dev/20*/config.yaml *' --pass --before 'kill -HUP "$FAKE_MAIN_PID"'
-  launch --env dev
+  # Where the tests run under nohup it is ignored, and no script can undo that.
+  run --separate-stderr env --default-signal=HUP bash "$project/shell/launch_training.sh" --env dev
   assert_failure 143
   refute_called 'ec2 run-instances *'
   assert_equal "$(state_now)" ''

@@ -351,7 +351,7 @@ seen_two() {
   }
   climb 17
   assert_output 'i-0new|false|g5.xlarge us-east-1a on-demand'
-  assert_equal "$(<"$work/problem")" 'no switch'
+  assert_equal "$(<"$work/problem")" 'no switch; the instance was terminated'
 }
 
 # -- waiting ------------------------------------------------------------------------------------------------------------
