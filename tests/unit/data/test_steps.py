@@ -39,8 +39,8 @@ def test_a_missing_day_is_a_gap_also_beside_a_weekend() -> None:
 
 def test_a_work_week_elsewhere_has_no_weekend_either() -> None:
     days = pd.date_range("2024-01-01", periods=70)
-    assert gaps(days[~days.dayofweek.isin([4, 5])]) == ([], True)
-    assert gaps(days[~days.dayofweek.isin([0, 3])])[1] is False
+    assert gaps(days[~days.day_of_week.isin([4, 5])]) == ([], True)
+    assert gaps(days[~days.day_of_week.isin([0, 3])])[1] is False
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,11 @@ child = "trap 'sleep 0.3; echo cleaned > {tmp_path}/done; exit 130' INT; echo re
 sys.exit(commands.run_command(["/bin/bash", "-c", child], echo=False))
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+        # Where the tests run in the background of a script, it is ignored, and so it would be here.
+        ["env", "--default-signal=INT", sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
