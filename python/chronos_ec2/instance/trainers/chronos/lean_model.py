@@ -7,9 +7,9 @@ patches without any value differ, and those are looked at by nobody.
 
 Along time: of the last layer's states only those of the patches to forecast are used, so only those are made.
 
-In training, forecasts are not scaled back, as the loss is taken of scaled values. Queries, keys and values
-are one product, each norm is one step with a gradient of its own, times and rotations are computed once, and
-nothing waits for a GPU. What dropout takes, a CPU draws sixteen bits at a time.
+In training, forecasts are not scaled back, as the loss is taken of scaled values. Each norm is one step with
+a gradient of its own, times and rotations are computed once, and nothing waits for a GPU. What dropout takes,
+a CPU draws sixteen bits at a time.
 """
 
 from __future__ import annotations
@@ -155,17 +155,11 @@ class LeanChronos2(nn.Module):
         return states + feed_forward.dropout(feed_forward.mlp(normed))
 
     def _along_time(self, attention: MHA, normed: Tensor, mask: Tensor, count: int) -> Tensor:
-        split = (-1, attention.n_heads, attention.kv_proj_dim)
-        query, key, value = attention.q.weight, attention.k.weight, attention.v.weight
-        if count == normed.shape[1]:
-            joint = functional.linear(normed, torch.cat([query, key, value])).unflatten(-1, split)
-            turned, values = joint[:, :, :2], joint[:, :, 2]
-            queries, keys = self._turned(turned, self._cos, self._sin).unbind(2)
-        else:
-            keys, values = functional.linear(normed, torch.cat([key, value])).unflatten(-1, split).unbind(2)
-            keys = self._turned(keys, self._cos[:, 0], self._sin[:, 0])
-            queries = functional.linear(normed[:, -count:], query).unflatten(-1, split[1:])
-            queries = self._turned(queries, self._cos[-count:, 0], self._sin[-count:, 0])
+        split = (attention.n_heads, attention.kv_proj_dim)
+        queries = attention.q(normed[:, -count:]).unflatten(-1, split)
+        keys, values = (part(normed).unflatten(-1, split) for part in (attention.k, attention.v))
+        queries = self._turned(queries, self._cos[-count:], self._sin[-count:])
+        keys = self._turned(keys, self._cos, self._sin)
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         mixed = self._attend(attention, queries, keys, values, mask[:, None, None])
         joined: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
@@ -214,12 +208,12 @@ class LeanChronos2(nn.Module):
 
 
 def _rotations(model: Chronos2Model, length: int) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine of each position: shape [length, 1, 1, d_kv]."""
+    """Cosine and signed sine of each position: shape [length, 1, d_kv]."""
     embedding = model.encoder.block[0].layer[0].self_attention.rope_embed
     cos, sin = embedding(torch.zeros(()), torch.arange(length).unsqueeze(0))
     half = sin.shape[-1] // 2
     signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-    return cos[0, :, None, None], signed[0, :, None, None]
+    return cos[0, :, None], signed[0, :, None]
 
 
 class _Dropout(nn.Dropout):
