@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from chronos_ec2.errors import ChronosError, LocalCloudDown, StateUnreadable
+from chronos_ec2.report.run_files import moment
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.workstation.log_parts import LogTail
@@ -27,7 +28,7 @@ from chronos_ec2.workstation.run_cost import cost_until, total_of
 from chronos_ec2.workstation.run_ids import check_run_id, list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.run_metrics import PartsReader
 from chronos_ec2.workstation.run_progress import Progress, Tracker
-from chronos_ec2.workstation.run_record import RunRecord, moment, parse_record
+from chronos_ec2.workstation.run_record import RunRecord, parse_record
 from chronos_ec2.workstation.s3 import (
     RecordUnreadable,
     StorageUnreachable,

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from chronos_ec2.errors import UsageProblem
+from chronos_ec2.report.run_files import mapping, moment
 from chronos_ec2.report.usage import Usage, usage_of
-from chronos_ec2.state.clock import from_text, to_text
+from chronos_ec2.state.clock import to_text
 from chronos_ec2.workstation.outcome import nodes_of
 from chronos_ec2.workstation.run_cost import billed_until, cost_until, number_of
 
@@ -137,25 +138,12 @@ def _cost(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return mapping(document.get("cost_usd")) or None
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """A table of a record, or an empty one where something else stands."""
-    return value if isinstance(value, dict) else {}
-
-
 def _step(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def moment(value: object) -> datetime | None:
-    """A time from a record, or None when it is not one."""
-    try:
-        return from_text(str(value))
-    except ValueError:
-        return None
 
 
 def _moment_of_id(run_id: str) -> datetime | None:

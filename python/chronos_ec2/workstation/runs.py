@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from chronos_ec2.errors import ChronosError, StateUnreadable
+from chronos_ec2.report.run_files import mapping, moment
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.workstation.history_cache import HistoryCache
 from chronos_ec2.workstation.outcome import (
@@ -18,7 +19,7 @@ from chronos_ec2.workstation.outcome import (
     nodes_of,
 )
 from chronos_ec2.workstation.run_ids import active_state, list_run_ids, run_prefix
-from chronos_ec2.workstation.run_record import RunRecord, mapping, moment, parse_record
+from chronos_ec2.workstation.run_record import RunRecord, parse_record
 from chronos_ec2.workstation.s3 import RecordUnreadable, get_json, in_parallel
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+from chronos_ec2.report.run_files import moment
 from chronos_ec2.state.clock import to_text
 from chronos_ec2.words import money_text, span_text
 from chronos_ec2.workstation.next_step import next_command
 from chronos_ec2.workstation.run_cost import cost_parts_text, cost_text, total_of
 from chronos_ec2.workstation.run_progress import Progress
-from chronos_ec2.workstation.run_record import RunRecord, moment
+from chronos_ec2.workstation.run_record import RunRecord
 
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
