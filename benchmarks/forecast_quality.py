@@ -163,7 +163,7 @@ def _scores(model_folder: Path, data: Path, given: Mapping[str, Any]) -> dict[st
         autocast=contextlib.nullcontext,
     )
     model, which = load_model(model_folder, config), held_out.everything()
-    lean = LeanChronos2(model, windows.variates, int(model.chronos_config.max_output_patches))
+    lean = LeanChronos2(model, windows.variates, model.form.max_output_patches)
     naive = {one: held_out.naive(which, season) for one, season in zip(NAIVE, seasons, strict=True)}
     return {"model": held_out.score(held_out.forecast(lean, which), which), **naive}
 

@@ -6,8 +6,8 @@ Starts an embedded AWS of its own and uploads an environment (this project's .ve
 and as squashfs) and two data sets: --large files of 64 MB and --small files of 64 KB. A round goes each way
 once, in turn, so that a busy machine is unfair to all alike. Times are medians.
 
-    document   aws s3 cp, tar xzf, preflight's imports, aws s3 sync, training's imports, one after the other
-    ours       the instance's own functions: shell/lib/environment_image.sh and prefetch.sh
+    document   aws s3 cp, tar xzf, preflight (torch), aws s3 sync, training (the library), each in turn
+    ours       the instance's own functions (shell/lib/environment_image.sh, prefetch.sh), preflight, trainer
     limit      the same bytes read by s5cmd to /dev/null
 
 --work keeps the packed environment for another time (packing takes minutes). Mounting needs root; without it
@@ -53,7 +53,6 @@ _COMMON: Final = """
 set -Eeuo pipefail
 start=$EPOCHREALTIME
 reached() { printf '%s\\t%s\\n' "$1" "$(jq -n --argjson a "$start" --argjson b "$EPOCHREALTIME" '$b - $a')"; }
-imports='import torch, pandas, pyarrow, chronos'
 """
 _DOCUMENT: Final = (
     _COMMON
@@ -63,12 +62,12 @@ from="s3://$CHRONOS_BUCKET/cached-datasets"
 aws s3 cp --only-show-errors "$from/python-env/env.tar.gz" "$CHRONOS_ROOT/env.tar.gz"
 tar -xzf "$CHRONOS_ROOT/env.tar.gz" -C "$CHRONOS_ROOT/venv"
 reached 'environment usable'
-"$CHRONOS_ROOT/venv/bin/python3" -c "$imports"
+"$CHRONOS_ROOT/venv/bin/python3" -c 'import torch'
 reached preflight
 aws s3 sync --only-show-errors "$from/training-data/" "$CHRONOS_ROOT/data/"
 reached 'bytes moved'
 reached 'data ready'
-"$CHRONOS_ROOT/venv/bin/python3" -c "$imports"
+"$CHRONOS_ROOT/venv/bin/python3" -c 'import torch, pandas, pyarrow, chronos'
 reached 'first step'
 """
 )
@@ -85,11 +84,12 @@ reached 'environment usable'
 printf 'used %s\\t0\\n' "$environment_used"
 begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \\
   --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
-run_waiting "$venv_python" -c "$imports"
+probe=$1/python/chronos_ec2/instance/environment_probe.py
+run_waiting "$venv_python" "$probe" numpy pyarrow boto3 yaml torch >/dev/null
 reached preflight
 finish_data_sync
 reached 'data ready'
-run_waiting "$venv_python" -c "$imports"
+run_waiting "$venv_python" -c 'import chronos_ec2.instance.trainers.chronos.__main__'
 reached 'first step'
 """
 )

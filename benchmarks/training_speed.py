@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import io
 import logging
 import platform
@@ -29,7 +28,7 @@ import torch
 from chronos_ec2.data.columns import Columns
 from chronos_ec2.data.series import SeriesSet
 from chronos_ec2.instance.trainers.chronos.learner import Learner
-from chronos_ec2.instance.trainers.chronos.model import random_model
+from chronos_ec2.instance.trainers.chronos.model import random_model, save_model
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Windows
 from chronos_ec2.training_settings import ChronosConfig
@@ -90,7 +89,7 @@ def ours(config: ChronosConfig, data: SeriesSet) -> tuple[float, float]:
 
 def theirs(config: ChronosConfig, data: SeriesSet) -> tuple[float, float]:
     """The same for the library, told by its own log."""
-    from chronos import Chronos2Pipeline
+    from chronos import BaseChronosPipeline
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -111,8 +110,9 @@ def theirs(config: ChronosConfig, data: SeriesSet) -> tuple[float, float]:
     clock = Clock()
     held = config.prediction_length
     inputs = [row[:-held] for row in data.values[0].reshape(SERIES, LENGTH)]
-    pipeline = Chronos2Pipeline(copy.deepcopy(random_model(config)).to(DEVICE))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        save_model(random_model(config), Path(folder, "start"))
+        pipeline = BaseChronosPipeline.from_pretrained(Path(folder, "start"), device_map=DEVICE)
         pipeline.fit(
             inputs,
             config.prediction_length,

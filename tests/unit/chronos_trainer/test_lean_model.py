@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from chronos.chronos2.model import Chronos2Model
 
-from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2, _Dropout
-from chronos_ec2.instance.trainers.chronos.model import random_model
+from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
+from chronos_ec2.instance.trainers.chronos.model import random_model, save_model
 from chronos_ec2.training_settings import ChronosConfig
 
 from .conftest import SMALL
@@ -42,11 +42,18 @@ def rows(group_size: int) -> dict[str, Any]:
     }
 
 
+def both(folder: Path, group_size: int) -> tuple[Chronos2Model, LeanChronos2]:
+    """The library's model and ours, with the same weights."""
+    ours = random_model(CONFIG)
+    save_model(ours, folder)
+    theirs = Chronos2Model.from_pretrained(folder)
+    assert isinstance(theirs, Chronos2Model)
+    return theirs.train(), LeanChronos2(ours, group_size, PATCHES)
+
+
 @pytest.mark.parametrize("group_size", [1, 3])
-def test_forecasts_loss_and_gradients_are_those_of_the_library(group_size: int) -> None:
-    theirs: Chronos2Model = random_model(CONFIG)
-    ours = copy.deepcopy(theirs)
-    lean = LeanChronos2(ours, group_size, PATCHES)
+def test_forecasts_loss_and_gradients_are_those_of_the_library(tmp_path: Path, group_size: int) -> None:
+    theirs, lean = both(tmp_path, group_size)
     batch = rows(group_size)
     groups = torch.arange(GROUPS).repeat_interleave(group_size)
     expected = theirs(**batch, group_ids=groups, num_output_patches=PATCHES)
@@ -58,7 +65,7 @@ def test_forecasts_loss_and_gradients_are_those_of_the_library(group_size: int) 
     expected.loss.backward()
     loss.backward()
     named = dict(theirs.named_parameters())
-    for name, weight in ours.named_parameters():
+    for name, weight in lean.model.named_parameters():
         wanted = named[name].grad
         assert wanted is not None
         if weight.requires_grad:
@@ -69,9 +76,8 @@ def test_forecasts_loss_and_gradients_are_those_of_the_library(group_size: int) 
 
 
 @pytest.mark.parametrize("group_size", [1, 3])
-def test_half_precision_is_that_of_the_library(group_size: int) -> None:
-    theirs: Chronos2Model = random_model(CONFIG)
-    lean = LeanChronos2(copy.deepcopy(theirs), group_size, PATCHES)
+def test_half_precision_is_that_of_the_library(tmp_path: Path, group_size: int) -> None:
+    theirs, lean = both(tmp_path, group_size)
     batch = rows(group_size)
     groups = torch.arange(GROUPS).repeat_interleave(group_size)
     covariates = batch["future_covariates"] if group_size > 1 else None
@@ -104,8 +110,7 @@ def test_it_is_one_graph_for_a_compiler(group_size: int) -> None:
 
 
 def test_groups_do_not_see_each_other() -> None:
-    model: Chronos2Model = random_model(CONFIG).eval()
-    lean = LeanChronos2(model, 3, PATCHES)
+    lean = LeanChronos2(random_model(CONFIG).eval(), 3, PATCHES)
     batch = rows(3)
     before = lean.quantiles(batch["context"], batch["future_covariates"])
     batch["context"][3] += torch.arange(48) ** 2
@@ -113,22 +118,3 @@ def test_groups_do_not_see_each_other() -> None:
     assert torch.equal(before[:3], after[:3])
     assert torch.equal(before[6:], after[6:])
     assert not torch.allclose(before[4], after[4]), "its own group does"
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
-def test_dropout_takes_its_share_and_keeps_the_mean(rate: float) -> None:
-    dropout = next(
-        part for part in LeanChronos2(random_model(CONFIG), 1, PATCHES).modules() if type(part) is _Dropout
-    )
-    dropout.p = rate
-    states = torch.ones(7, 101, 301, requires_grad=True)
-    torch.manual_seed(3)
-    found = dropout(states)
-    assert float((found == 0).float().mean()) == pytest.approx(rate, abs=0.005)
-    if rate < 1:
-        assert float(found.detach().mean()) == pytest.approx(1.0, abs=0.01)
-    found.sum().backward()
-    torch.testing.assert_close(states.grad, found.detach())
-    torch.manual_seed(3)
-    assert torch.equal(dropout(states), found), "a function of the seed alone"
-    assert dropout.eval()(states) is states

@@ -223,15 +223,14 @@ def test_a_gradient_that_is_no_number_leaves_no_checkpoint_that_has_it(
     train: Train, config: Config, waves: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of that step is sound, and the weights are gone: nothing may go on from there."""
-    real = torch.nn.utils.clip_grad_norm_
+    real = torch.nn.utils.get_total_norm
 
-    def broken(parameters: list[torch.Tensor], most: float) -> torch.Tensor:
-        steps.append(most)
-        norm = real(parameters, most)
-        return norm * float("inf") if len(steps) == 8 else norm
+    def broken(gradients: list[torch.Tensor]) -> torch.Tensor:
+        norms.append(real(gradients))
+        return norms[-1] * float("inf") if len(norms) == 8 else norms[-1]
 
-    steps: list[float] = []
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken)
+    norms: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", broken)
     outcome = train(config(), waves)
     assert outcome.status == 1 and "the gradient of step 8 is inf" in outcome.stderr
     assert sorted(path.name for path in (outcome.output / "checkpoints").iterdir()) == ["checkpoint-4"]

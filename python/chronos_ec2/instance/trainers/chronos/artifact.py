@@ -1,21 +1,19 @@
 """models/model.pkl: the model in one file, a pickle of plain values only: loading it runs no code of its own.
 
 {"format": "chronos-ec2/chronos-2", "format_version": 1, "framework": "chronos-forecasting",
- "framework_version": "…", "config": {config.json}, "weights_safetensors": bytes, "metadata": {...}}
+ "config": {config.json}, "weights_safetensors": bytes, "metadata": {...}}
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from chronos.chronos2.model import Chronos2Model
-
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.trainers.chronos.model import load_model
+from chronos_ec2.instance.trainers.chronos.network import Network
 from chronos_ec2.instance.trainers.plain_pickle import read_plain, write_plain
 from chronos_ec2.start_model import CONFIG, WEIGHTS
 
@@ -36,7 +34,6 @@ def write_pickle(path: Path, model_folder: Path, metadata: dict[str, Any]) -> No
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "framework": _FRAMEWORK,
-        "framework_version": version(_FRAMEWORK),
         "config": json.loads((model_folder / CONFIG).read_text(encoding="utf-8")),
         "weights_safetensors": (model_folder / WEIGHTS).read_bytes(),
         "metadata": metadata,
@@ -44,7 +41,7 @@ def write_pickle(path: Path, model_folder: Path, metadata: dict[str, Any]) -> No
     write_plain(path, content)
 
 
-def read_pickle(path: Path) -> Chronos2Model:
+def read_pickle(path: Path) -> Network:
     """Read a model that `write_pickle` wrote.
 
     Raises:

@@ -81,7 +81,7 @@ class HeldOut:
 
     def _forecast(self, lean: LeanChronos2, which: NDArray[np.int64]) -> NDArray[np.float32]:
         batch = self._windows.held_out(which.tolist()).to(self._processes.device)
-        known_levels = lean.model.chronos_config.quantiles
+        known_levels = lean.model.form.quantiles
         levels = [known_levels.index(level) for level in QUANTILE_LEVELS]
         training = lean.training
         lean.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from chronos.chronos2.model import Chronos2Model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chronos_ec2.errors import ChronosError, SettingsError
 from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
 from chronos_ec2.instance.trainers.chronos.model import load_model, save_model
+from chronos_ec2.instance.trainers.chronos.network import Network
+from chronos_ec2.instance.trainers.chronos.optimizer import AdamW
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Batch
 from chronos_ec2.training_settings import ChronosConfig
@@ -37,10 +37,8 @@ class Learner:
         processes: who share each update.
     """
 
-    def __init__(
-        self, model: Chronos2Model, config: ChronosConfig, variates: int, processes: Processes
-    ) -> None:
-        patches = -(-config.prediction_length // int(model.chronos_config.output_patch_size))
+    def __init__(self, model: Network, config: ChronosConfig, variates: int, processes: Processes) -> None:
+        patches = -(-config.prediction_length // model.form.patch)
         self.model = model.to(processes.device)
         self.lean = LeanChronos2(self.model, variates, patches).to(processes.device)
         self._config, self._variates, self._processes = config, variates, processes
@@ -57,12 +55,7 @@ class Learner:
         if processes.many:
             self._module = DistributedDataParallel(self.lean)
         self._trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._trained,
-            lr=config.peak_learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._optimizer = AdamW(self._trained, config.weight_decay, config.max_grad_norm)
 
     @property
     def parameters(self) -> int:
@@ -91,7 +84,7 @@ class Learner:
         torch.manual_seed(int(drawn[0]))
         if not self.lean.training:
             self.lean.train()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         parts = _parts(batch, config.gradient_accumulation_steps, self._variates)
         total = torch.zeros((), device=self._processes.device)
         for number, part in enumerate(parts, 1):
@@ -100,11 +93,7 @@ class Learner:
                 loss = self._loss(part.to(self._processes.device)) / len(parts)
                 torch.autograd.backward(loss)
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm or math.inf)
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(step)
-        self._optimizer.step()
-        return total, norm.detach()
+        return total, self._optimizer.step(config.learning_rate_at(step))
 
     def _loss(self, batch: Batch) -> Tensor:
         with self.autocast():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from chronos.chronos2.config import Chronos2CoreConfig
-from chronos.chronos2.model import Chronos2Model
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from chronos_ec2.errors import ChronosError, SettingsError
+from chronos_ec2.instance.trainers.chronos.architecture import Architecture
+from chronos_ec2.instance.trainers.chronos.layers import RootMeanSquareNorm
+from chronos_ec2.instance.trainers.chronos.network import REG_TOKEN, Network
 from chronos_ec2.start_model import CONFIG, PIPELINE_CLASS, WEIGHTS, read_model_config
 from chronos_ec2.training_settings import ChronosConfig
 
@@ -36,62 +40,74 @@ _SIZES: Final[dict[str, dict[str, Any]]] = {
         "dropout_rate": 0.1,
     },
 }
+_AS_SAVED: Final = {"architectures": ["Chronos2Model"], "dtype": "float32", "model_type": "t5"}
+_ALL_MODELS: Final[dict[str, Any]] = {
+    **_AS_SAVED,
+    "chronos_pipeline_class": PIPELINE_CLASS,
+    "dense_act_fn": "relu",
+    "feed_forward_proj": "relu",
+    "initializer_factor": 0.05,
+    "is_gated_act": False,
+    "layer_norm_epsilon": 1e-6,
+    "pad_token_id": 0,
+    "reg_token_id": REG_TOKEN,
+    "rope_theta": 10_000.0,
+    "vocab_size": 2,
+}
 _GAIN: Final = 0.6
 
 
-def random_model(config: ChronosConfig) -> Chronos2Model:
-    """A model that has learned nothing; the same settings and seed give the same weights."""
+def random_model(config: ChronosConfig) -> Network:
+    """A model that has learned nothing; the same settings and seed give the same weights.
+
+    Raises:
+        SettingsError: `model_config` does not go together.
+    """
+    chronos = {
+        "context_length": config.context_length,
+        "input_patch_size": PATCH,
+        "input_patch_stride": PATCH,
+        "max_output_patches": math.ceil(config.prediction_length / PATCH),
+        "output_patch_size": PATCH,
+        "quantiles": list(QUANTILES),
+        "time_encoding_scale": config.context_length,
+        "use_arcsinh": True,
+        "use_reg_token": True,
+    }
     sizes = {**_SIZES[config.model_size], **config.model_config}
-    if sizes["d_kv"] % 2:
-        raise SettingsError(
-            f"model_config.d_kv must be even (rotary position embedding), not {sizes['d_kv']}"
-        )
-    core = Chronos2CoreConfig(
-        **sizes,
-        architectures=["Chronos2Model"],
-        chronos_pipeline_class=PIPELINE_CLASS,
-        chronos_config={
-            "context_length": config.context_length,
-            "input_patch_size": PATCH,
-            "input_patch_stride": PATCH,
-            "output_patch_size": PATCH,
-            "max_output_patches": math.ceil(config.prediction_length / PATCH),
-            "quantiles": list(QUANTILES),
-            "use_reg_token": True,
-            "use_arcsinh": True,
-            "time_encoding_scale": config.context_length,
-        },
-    )
-    model = Chronos2Model(core)
+    try:
+        form = Architecture.read({**_ALL_MODELS, **sizes, "chronos_config": chronos})
+    except ValueError as error:
+        raise SettingsError(f"model_config: {error}") from error
+    model = Network(form)
     _initialise(model, config.seed)
     return model
 
 
-def _initialise(model: Chronos2Model, seed: int) -> None:
+def _initialise(model: Network, seed: int) -> None:
     """Set the weights in the scheme of T5 (Mesh TensorFlow): the width of each layer's input sets the spread.
 
     The library's own result depends on the major version of transformers, whose newer one overrides it.
     """
     generator = torch.Generator().manual_seed(seed)
-    d_kv = int(model.config.d_kv)
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear):
                 spread = _GAIN * module.in_features**-0.5
                 if name.endswith("attention.q"):
                     # The scores are not divided by the root of d_kv, so the queries are.
-                    spread *= d_kv**-0.5
+                    spread *= model.form.d_kv**-0.5
                 module.weight.normal_(0.0, spread, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(0.0, _GAIN, generator=generator)
-            elif type(module).__name__.endswith("LayerNorm"):
+            elif isinstance(module, RootMeanSquareNorm):
                 module.weight.fill_(1.0)
 
 
-def load_model(folder: Path, config: ChronosConfig | None = None) -> Chronos2Model:
-    """Read a model that `save_pretrained` of the library wrote.
+def load_model(folder: Path, config: ChronosConfig | None = None) -> Network:
+    """Read a model that the library's `save_pretrained` or `save_model` wrote; weights become float32.
 
     Args:
         folder: with config.json and model.safetensors.
@@ -100,61 +116,64 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Chronos2Mod
     Raises:
         SettingsError: it is not a Chronos-2 model in safetensors.
     """
-    core = _read_config(folder)
-    chronos = core.chronos_config
-    # The library takes the context length for it when it is missing: fix it before that length changes.
-    chronos.setdefault("time_encoding_scale", chronos["context_length"])
-    longest = int(chronos["context_length"])
-    if config is not None:
-        chronos["context_length"] = config.context_length
-        needed = math.ceil(config.prediction_length / chronos["output_patch_size"])
-        chronos["max_output_patches"] = max(needed, int(chronos.get("max_output_patches", 1)))
     try:
-        model, told = Chronos2Model.from_pretrained(
-            folder,
-            config=core,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
+        form = Architecture.read(read_model_config(folder))
+    except ValueError as error:
+        raise SettingsError(f"{folder / CONFIG}: {error}") from error
+    longest = form.context_length
+    if config is not None:
+        needed = math.ceil(config.prediction_length / form.patch)
+        form = form.with_lengths(
+            context_length=config.context_length, max_output_patches=max(needed, form.max_output_patches)
         )
+    try:
+        stored = load_file(folder / WEIGHTS)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise SettingsError(f"{folder}: the weights cannot be read ({_line(error)})") from error
-    # The library fills in what is not there with random numbers, and says so in its log alone.
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if told[problem]:
-            names = ", ".join(sorted(map(str, told[problem]))[:3])
-            raise SettingsError(f"{folder}: the weights do not fit the model's config ({problem}: {names})")
+    model = Network(form)
     model.longest_context = longest
+    _refuse_other_weights(folder, model.state_dict(), stored)
+    floats = {name: weight.to(torch.float32) for name, weight in stored.items()}
+    model.load_state_dict(floats, assign=True)
+    for weight in model.parameters():
+        weight.requires_grad_(True)
     return model
 
 
-def _read_config(folder: Path) -> Chronos2CoreConfig:
-    try:
-        core = Chronos2CoreConfig(**read_model_config(folder))
-    except (TypeError, ValueError, AssertionError) as error:
-        raise SettingsError(f"{folder / CONFIG}: {_line(error)}") from error
-    if not core.chronos_config.get("use_reg_token"):
-        # The library itself fails at the first forecast then.
-        raise SettingsError(f"{folder / CONFIG}: use_reg_token must be true")
-    return core
+def _refuse_other_weights(folder: Path, wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    problems = {
+        "missing_keys": wanted.keys() - stored.keys(),
+        "unexpected_keys": stored.keys() - wanted.keys(),
+        "mismatched_keys": {
+            name for name in wanted.keys() & stored.keys() if wanted[name].shape != stored[name].shape
+        },
+        "not floating point": {name for name, weight in stored.items() if not weight.is_floating_point()},
+    }
+    for problem, names in problems.items():
+        if names:
+            shown = ", ".join(sorted(names)[:3])
+            raise SettingsError(f"{folder}: the weights do not fit the model's config ({problem}: {shown})")
 
 
-def save_model(model: Chronos2Model, folder: Path) -> None:
+def save_model(model: Network, folder: Path) -> None:
     """Write config.json and model.safetensors, to be loaded by `BaseChronosPipeline.from_pretrained`.
 
     A model that was tuned on short contexts takes the long ones of its start as before.
+
+    Raises:
+        ChronosError, OSError: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    chronos = model.config.chronos_config
-    trained = int(chronos["context_length"])
-    chronos["context_length"] = max(trained, getattr(model, "longest_context", trained))
+    longest = max(model.form.context_length, model.longest_context)
+    document = {**model.form.with_lengths(context_length=longest).document, **_AS_SAVED}
+    document.pop("torch_dtype", None)  # what older versions call dtype
+    text = json.dumps(document, indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     try:
-        model.save_pretrained(folder)
-    except RuntimeError as error:  # safetensors has its own word for a full disk
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    except (RuntimeError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise ChronosError(f"{folder}: the model cannot be written ({_line(error)})") from error
-    finally:
-        chronos["context_length"] = trained
     (folder / WEIGHTS).chmod(0o644)
 
 

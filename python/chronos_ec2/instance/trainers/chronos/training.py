@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from chronos.chronos2.model import Chronos2Model
 
 from chronos_ec2.data.series import SeriesSet
 from chronos_ec2.errors import ChronosError, SettingsError
@@ -30,6 +29,7 @@ from chronos_ec2.instance.trainers.chronos.feed import Feed
 from chronos_ec2.instance.trainers.chronos.held_out import HeldOut
 from chronos_ec2.instance.trainers.chronos.learner import Learner
 from chronos_ec2.instance.trainers.chronos.model import load_model, random_model, save_model
+from chronos_ec2.instance.trainers.chronos.network import Network
 from chronos_ec2.instance.trainers.chronos.processes import Processes
 from chronos_ec2.instance.trainers.chronos.windows import Batch, Windows
 from chronos_ec2.instance.trainers.command_line import CHECKPOINTS, say
@@ -132,7 +132,7 @@ class Trainer:
         self._finish(zero_shot, rate)
         return True
 
-    def _start_model(self, fetched: Path | None) -> tuple[Chronos2Model, str]:
+    def _start_model(self, fetched: Path | None) -> tuple[Network, str]:
         if not self._config.fine_tuning:
             return random_model(self._config), RANDOM
         folder = fetched or Path(self._config.model_id)
@@ -324,5 +324,5 @@ def _device_name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "chronos-forecasting", "transformers", "numpy", "pyarrow")
+    packages = ("torch", "safetensors", "numpy", "pyarrow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
