@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chronos.chronos2.model import Chronos2Model
 
 from chronos_ec2.instance.trainers.chronos.architecture import Architecture
 from chronos_ec2.instance.trainers.chronos.model import load_model, random_model, save_model
 from chronos_ec2.training_settings import ChronosConfig
 
 from .conftest import SMALL
+from .library import library_model
 
 GONE = object()
 
@@ -62,7 +62,7 @@ def test_defaults_are_those_of_the_library(tmp_path: Path) -> None:
     for key in ("time_encoding_scale", "max_output_patches"):
         del config["chronos_config"][key]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    theirs = Chronos2Model.from_pretrained(tmp_path)
+    theirs = library_model(tmp_path)
     form = load_model(tmp_path).form
     for key in ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "layer_norm_epsilon", "rope_theta"):
         assert getattr(form, key) == getattr(theirs.config, key), key
@@ -74,7 +74,7 @@ def test_defaults_are_those_of_the_library(tmp_path: Path) -> None:
 def test_a_model_of_the_library_comes_back_as_it_was(tmp_path: Path) -> None:
     config = ChronosConfig(**SMALL)
     save_model(random_model(config), tmp_path / "ours")
-    theirs = Chronos2Model.from_pretrained(tmp_path / "ours")
+    theirs = library_model(tmp_path / "ours")
     theirs.config.a_key_of_tomorrow = [1]
     theirs.save_pretrained(tmp_path / "theirs")
     save_model(load_model(tmp_path / "theirs"), tmp_path / "again")
@@ -85,7 +85,7 @@ def test_a_model_of_the_library_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_weights_in_half_precision_are_trained_in_whole(tmp_path: Path) -> None:
     save_model(random_model(ChronosConfig(**SMALL)), tmp_path)
-    Chronos2Model.from_pretrained(tmp_path).bfloat16().save_pretrained(tmp_path / "half")
+    library_model(tmp_path).bfloat16().save_pretrained(tmp_path / "half")
     model = load_model(tmp_path / "half")
     assert {str(weight.dtype) for weight in model.parameters()} == {"torch.float32"}
     save_model(model, tmp_path / "again")

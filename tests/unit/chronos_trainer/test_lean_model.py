@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from chronos.chronos2.model import Chronos2Model
 
 from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
 from chronos_ec2.instance.trainers.chronos.model import random_model, save_model
 from chronos_ec2.training_settings import ChronosConfig
 
 from .conftest import SMALL
+from .library import library_model
 
 GROUPS, HORIZON, PATCHES = 5, 40, 3
 CONFIG = ChronosConfig(
@@ -42,13 +42,11 @@ def rows(group_size: int) -> dict[str, Any]:
     }
 
 
-def both(folder: Path, group_size: int) -> tuple[Chronos2Model, LeanChronos2]:
+def both(folder: Path, group_size: int) -> tuple[Any, LeanChronos2]:
     """The library's model and ours, with the same weights."""
     ours = random_model(CONFIG)
     save_model(ours, folder)
-    theirs = Chronos2Model.from_pretrained(folder)
-    assert isinstance(theirs, Chronos2Model)
-    return theirs.train(), LeanChronos2(ours, group_size, PATCHES)
+    return library_model(folder).train(), LeanChronos2(ours, group_size, PATCHES)
 
 
 @pytest.mark.parametrize("group_size", [1, 3])

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import yaml
-from chronos import BaseChronosPipeline
 
 WRAPPER = Path(__file__).parents[3] / "python" / "training_wrapper.py"
 SMALL = ("--context-length", "48", "--prediction-length", "8", "--batch-size", "4", "--log-steps", "1")
@@ -85,6 +84,8 @@ def test_it_is_stopped_goes_on_and_leaves_a_model_that_the_library_loads(tmp_pat
     assert len(metrics(tmp_path)) == more, "the rest of the steps, and none twice"
     assert record(tmp_path)["status"] == "completed"
     assert record(tmp_path)["metrics"]["train_loss"] > 0
+    from chronos import BaseChronosPipeline  # takes seconds
+
     pipeline = BaseChronosPipeline.from_pretrained(tmp_path / "output/models/chronos-t5")
     quantiles, _ = pipeline.predict_quantiles(torch.sin(torch.arange(48.0)), 8, quantile_levels=[0.1, 0.9])
     assert quantiles.shape == (1, 8, 2)

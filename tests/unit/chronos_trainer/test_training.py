@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from chronos import BaseChronosPipeline
 from safetensors.torch import load_file, save_file
 
 from chronos_ec2.errors import ChronosError
@@ -26,6 +25,7 @@ from chronos_ec2.instance.metrics import QUANTILE_LEVELS
 from chronos_ec2.instance.trainers.chronos.artifact import FORMAT, FORMAT_VERSION, read_pickle
 
 from .conftest import SMALL, Outcome, wave, write_table
+from .library import library_pipeline
 
 Train = Callable[..., Outcome]
 Config = Callable[..., Path]
@@ -57,7 +57,7 @@ def test_it_learns_and_beats_both_naive_forecasts(train: Train, config: Config, 
 
 
 def test_the_model_folder_is_the_librarys_and_the_pickle_holds_the_same(whole: Outcome, waves: Path) -> None:
-    pipeline = BaseChronosPipeline.from_pretrained(whole.output / "models/chronos2")
+    pipeline = library_pipeline(whole.output / "models/chronos2")
     table = pq.read_table(whole.output / "forecasts.parquet").to_pandas()
     source = pq.read_table(waves / "waves.parquet").to_pandas()
     for name, told in table.groupby("item_id"):
