@@ -239,7 +239,13 @@ FAULTS: Final = (
     Fault("killed: bootstrap", killed(bootstrap), _UNHEARD),
     Fault("killed: bootstrap and user data", killed(boot_scripts), _UNHEARD, by_itself=False),
     Fault("rebooted", rebooted, _UNHEARD, by_itself=False),
-    Fault("spot interruption", taken_back, always("interrupted", cleanup="succeeded"), flags=("--spot",)),
+    Fault(
+        "spot interruption",
+        taken_back,
+        # Two minutes of notice are enough for results that are on their way.
+        always("interrupted", results_sync=("interrupted", "succeeded"), cleanup="succeeded"),
+        flags=("--spot",),
+    ),
     Fault(
         "environment altered",
         lambda cell: cell.spoil(_ARCHIVE),
