@@ -99,8 +99,7 @@ _LIMIT: Final = (
 s5() { s5cmd --log error --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }
 s5 cat "s3://$CHRONOS_BUCKET/cached-datasets/python-env/env.squashfs" >/dev/null
 reached 'environment usable'
-s5 ls "s3://$CHRONOS_BUCKET/cached-datasets/training-data/*" \\
-  | awk -v p="s3://$CHRONOS_BUCKET/cached-datasets/training-data/" '{print "cat " p $NF}' | s5 run >/dev/null
+s5 cat "s3://$CHRONOS_BUCKET/cached-datasets/training-data/*" >/dev/null
 reached 'bytes moved'
 """
 )

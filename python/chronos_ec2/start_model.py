@@ -41,7 +41,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{folder / CONFIG} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{folder / CONFIG} is not JSON") from error
     if not isinstance(raw, dict) or raw.get("chronos_pipeline_class") != PIPELINE_CLASS:
         kind = raw.get("chronos_pipeline_class") if isinstance(raw, dict) else None

@@ -28,6 +28,9 @@ _HINTS: Final = {
     "output_dir": "the wrapper chooses the folder",
     "training_data_paths": "the data are what invoke upload --data sent",
 }
+LARGEST_SIZE: Final = 1 << 20
+"""Of a model's sizes and lengths: beyond it are typing errors."""
+MOST_LAYERS: Final = 1000
 _MODEL_KEYS: Final = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate")
 
 Config = TypeVar("Config")
@@ -287,7 +290,9 @@ def _checked_model(where: str, value: Any) -> dict[str, Any]:
             raise SettingsError(f"{where}.{key} is unknown; {_nearest(str(key), _MODEL_KEYS)}")
         rate = key == "dropout_rate"
         fits = isinstance(item, int | float) and not isinstance(item, bool)
-        if not fits or (not rate and (not isinstance(item, int) or item < 1)) or (rate and not 0 <= item < 1):
-            expected = "from 0 to below 1" if rate else "a whole number from 1 up"
+        most = MOST_LAYERS if key == "num_layers" else LARGEST_SIZE
+        whole = isinstance(item, int) and 1 <= item <= most
+        if not fits or not (0 <= item < 1 if rate else whole):
+            expected = "from 0 to below 1" if rate else f"a whole number from 1 to {most}"
             raise SettingsError(f"{where}.{key} must be {expected}, not {item!r}")
     return dict(value)

@@ -11,7 +11,7 @@ source "$_bulk_copy_lib_dir/log.sh"
 source "$_bulk_copy_lib_dir/request_count.sh"
 
 # Parts of one object that are fetched at once, and their size.
-readonly S5CMD_PARTS=16 S5CMD_PART_MIB=32
+readonly S5CMD_PARTS=16 S5CMD_PART_MIB=8
 
 # Sets s5cmd_call: s5cmd with the endpoint of the standard AWS variables, which it does not read itself.
 _find_s5cmd() {

@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,6 @@ def check_memory() -> Check:
 def run_checks(request: Request) -> list[Check]:
     """Run every check; one that breaks is a check that failed, and the rest still run."""
     needs_gpu = request.accelerator == "cuda"
-    try:
-        probe = run_probe(request)
-    except OSError as error:
-        probe = Probe({}, {"python": f"cannot be run: {error}"}, None)
 
     def guarded(name: str, check: Callable[[], Check], gpu: bool = False) -> Check:
         if gpu and not needs_gpu:
@@ -206,8 +203,15 @@ def run_checks(request: Request) -> list[Check]:
             detail = f"the check itself broke: {type(error).__name__}: {error}"
             return Check(name, False, detail, "report this as a bug")
 
+    # Both wait for the driver, for seconds after a boot.
+    with ThreadPoolExecutor(1) as beside:
+        driver = beside.submit(guarded, "nvidia_driver", lambda: check_driver(request), gpu=True)
+        try:
+            probe = run_probe(request)
+        except OSError as error:
+            probe = Probe({}, {"python": f"cannot be run: {error}"}, None)
     return [
-        guarded("nvidia_driver", lambda: check_driver(request), gpu=True),
+        driver.result(),
         guarded("cuda", lambda: check_cuda(probe), gpu=True),
         guarded("gpu_count", lambda: check_gpu_count(probe), gpu=True),
         guarded("python_environment", lambda: check_environment(request, probe)),

@@ -101,7 +101,7 @@ bring() { bring_environment "$work/archives" "$work/env"; }
   upload_tar
   program s5cmd "printf '%s\n' \"\$*\" >'$work/asked'; cat '$(object a-bucket cached-datasets/python-env/venv.tar.gz)'"
   AWS_ENDPOINT_URL=http://127.0.0.1:9 bring
-  assert_equal "$(<"$work/asked")" "--log error --retry-count 5 --endpoint-url http://127.0.0.1:9 cat --raw --concurrency 16 --part-size 32 s3://a-bucket/cached-datasets/python-env/venv.tar.gz"
+  assert_equal "$(<"$work/asked")" "--log error --retry-count 5 --endpoint-url http://127.0.0.1:9 cat --raw --concurrency 16 --part-size 8 s3://a-bucket/cached-datasets/python-env/venv.tar.gz"
   assert_equal "$(count_calls 's3 cp *')" 0
 }
 

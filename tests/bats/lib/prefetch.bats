@@ -10,8 +10,9 @@ setup() {
   mkdir -p "$work/bin" "$work/data"
   PATH="$work/bin:$PATH"
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 6; if [[ $1 == cat ]]; then cat "$0.manifest"; else cat "$2" >>"$0.ran"; fi'
+  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; ls) cat "$0.listing" ;; *) cat "$2" >>"$0.ran" ;; esac'
   manifest '{"files": [{"name": "a.parquet"}, {"name": "b-1.parquet"}]}'
+  listing a.parquet
   # shellcheck source=../../../shell/lib/phases.sh
   source "$project/shell/lib/phases.sh"
 }
@@ -30,6 +31,12 @@ manifest() {
   CHRONOS_DATASET_SHA256=$(sha256sum <"$work/bin/s5cmd.manifest" | cut -d' ' -f1)
 }
 
+# What the bucket holds. <names…>
+listing() {
+  local name
+  for name in MANIFEST.json "$@"; do printf '2026/11/28 12:00:00             64000  %s\n' "$name"; done >"$work/bin/s5cmd.listing"
+}
+
 prefetch() {
   begin_prefetch "$work/data"
   if [[ -n $prefetch_pid ]]; then wait "$prefetch_pid"; fi
@@ -37,10 +44,27 @@ prefetch() {
 
 ran() { cat "$work/bin/s5cmd.ran" 2>/dev/null || true; }
 
-@test "each file that the launch's manifest names comes to its own place" {
+@test "what the bucket holds is taken as it is listed where it is what the manifest names" {
+  listing b-1.parquet a.parquet
   prefetch
-  assert_equal "$(ran)" "cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/a.parquet\" \"$work/data/a.parquet\"
-cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/data/b-1.parquet\""
+  assert_equal "$(ran)" \
+    "cp --concurrency 8 --exclude \"*/*\" --exclude \".*\" --exclude MANIFEST.json \"s3://a-bucket/cached-datasets/training-data/*\" \"$work/data/\""
+}
+
+@test "otherwise each file that the launch's manifest names comes to its own place" {
+  local other
+  for other in '' 'a.parquet' 'a.parquet b-1.parquet c.parquet' 'a.parquet b-1.parquetx'; do
+    # shellcheck disable=SC2086  # the names
+    listing $other
+    rm -f "$work/bin/s5cmd.ran"
+    prefetch
+    assert_equal "$(ran | wc -l)" 2
+  done
+  listing a.parquet 'b-1.parquet b-1.parquet'
+  rm -f "$work/bin/s5cmd.ran"
+  prefetch
+  assert_equal "$(ran)" "cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/a.parquet\" \"$work/data/a.parquet\"
+cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parquet\" \"$work/data/b-1.parquet\""
 }
 
 @test "names that a line could be misread from are left to the sync" {
@@ -48,6 +72,17 @@ cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   prefetch
   assert_equal "$(ran | wc -l)" 1
   assert_regex "$(ran)" '/ok"$'
+}
+
+@test "few files come in more parts at once than many" {
+  local count
+  for count in 1 5 40; do
+    manifest "$(jq -cn --argjson n "$count" '{files: [range($n) | {name: "f\(.)"}]}')"
+    rm -f "$work/bin/s5cmd.ran"
+    prefetch
+    ran | head -n 1 | cut -d' ' -f4 >>"$work/parts"
+  done
+  assert_equal "$(<"$work/parts")" $'8\n6\n1'
 }
 
 @test "another manifest than the launch's fetches nothing" {
@@ -66,7 +101,7 @@ cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
 
 @test "the sync begins when the prefetch has ended, and its status is its own" {
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 6; if [[ $1 == cat ]]; then cat "$0.manifest"; else sleep 0.3; echo prefetch >>"$0.order"; fi'
+  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; run) sleep 0.3; echo prefetch >>"$0.order" ;; esac'
   begin_prefetch "$work/data"
   begin_data_sync bash -c "echo sync >>'$work/bin/s5cmd.order'; exit 19"
   local status=0
@@ -78,7 +113,7 @@ cp --raw --concurrency 1 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
 @test "an early end leaves no process" {
   local attempt left
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 6; if [[ $1 == cat ]]; then cat "$0.manifest"; else touch "$0.begun"; exec sleep 61; fi'
+  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; run) touch "$0.begun"; exec sleep 61 ;; esac'
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
     begin_prefetch "$2/data"; begin_data_sync sleep 62

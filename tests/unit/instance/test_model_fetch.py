@@ -67,6 +67,7 @@ def test_a_refusal_is_told_as_one(model: FakeS3, s3_client: Any, tmp_path: Path)
     ("name", "body", "words"),
     [
         ("config.json", b"{", "is not JSON"),
+        pytest.param("config.json", b"[" * 200_000, "is not JSON", id="nested beyond measure"),
         ("config.json", b"[]", "no Chronos-2 model"),
         ("config.json", b'{"chronos_pipeline_class": "ChronosBoltPipeline"}', "ChronosBoltPipeline"),
         ("model.safetensors", b"", "0 bytes"),

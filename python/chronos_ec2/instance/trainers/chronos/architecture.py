@@ -1,13 +1,17 @@
 """What config.json says of a Chronos-2 model: sizes, lengths and levels, read without the library's own code.
 
-Keys, defaults and what is refused are those of chronos-forecasting 2 (chronos2/config.py, chronos2/model.py).
+Keys and defaults are those of chronos-forecasting 2 (chronos2/config.py, chronos2/model.py). What it takes
+and cannot be trained here is refused.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from chronos_ec2.training_settings import LARGEST_SIZE, MOST_LAYERS
 
 ACTIVATIONS: Final = ("relu", "gelu", "silu", "tanh")
 _CHRONOS: Final = "chronos_config"
@@ -16,6 +20,14 @@ _LENGTHS: Final = (
     *("input_patch_size", "input_patch_stride", "output_patch_size"),
 )
 _KEYS: Final = {*_LENGTHS, "quantiles", "use_reg_token", "use_arcsinh"}
+_SIZES: Final = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
+_OTHER_NAMES: Final = {
+    "hidden_size": "d_model",
+    "head_dim": "d_kv",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+}
+"""What transformers calls some sizes; such a name goes before ours."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +78,34 @@ class Architecture:
         length = {name: _count(lengths, name, f"{_CHRONOS}.{name}") for name in _LENGTHS}
         if length["input_patch_size"] != length["output_patch_size"]:
             raise ValueError(f"{_CHRONOS}.input_patch_size and output_patch_size must be equal")
-        activation = str(document.get("feed_forward_proj", "relu"))
+        # The library derives the second from the first, and a config.json that has it sets it once more.
+        projection = str(document.get("feed_forward_proj", "relu"))
+        activation = str(document.get("dense_act_fn", projection))
+        if document.get("is_gated_act") or projection.startswith("gated"):
+            raise ValueError("gated activations cannot be trained (is_gated_act, feed_forward_proj)")
         if activation not in ACTIVATIONS:
-            raise ValueError(f"feed_forward_proj must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-        sizes = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, **document}
+            raise ValueError(f"dense_act_fn must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+        renamed = {name: document[other] for other, name in _OTHER_NAMES.items() if other in document}
+        sizes = {**_SIZES, **document, **renamed}
         d_kv = _count(sizes, "d_kv")
         if d_kv % 2:
             raise ValueError(f"d_kv must be even (rotary position embedding), not {d_kv}")
+        dropout_rate = _number(document, "dropout_rate", 0.1)
+        if dropout_rate >= 1:
+            raise ValueError(f"dropout_rate must be below 1, not {dropout_rate:g}")
+        rope_theta = _number(document, "rope_theta", 10_000.0)
+        if rope_theta == 0:
+            raise ValueError("rope_theta must be above 0")
         return cls(
             document=document,
             d_model=_count(sizes, "d_model"),
             d_kv=d_kv,
             d_ff=_count(sizes, "d_ff"),
-            num_layers=_count(sizes, "num_layers"),
+            num_layers=_count(sizes, "num_layers", most=MOST_LAYERS),
             num_heads=_count(sizes, "num_heads"),
-            dropout_rate=_number(document, "dropout_rate", 0.1),
+            dropout_rate=dropout_rate,
             layer_norm_epsilon=_number(document, "layer_norm_epsilon", 1e-6),
-            rope_theta=_number(document, "rope_theta", 10_000.0),
+            rope_theta=rope_theta,
             activation=activation,
             context_length=length["context_length"],
             max_output_patches=length["max_output_patches"],
@@ -100,18 +123,27 @@ class Architecture:
         return self.read({**self.document, _CHRONOS: {**self.document[_CHRONOS], **kept, **lengths}})
 
 
-def _count(values: Mapping[str, Any], name: str, shown: str | None = None) -> int:
+def _count(values: Mapping[str, Any], name: str, shown: str | None = None, most: int = LARGEST_SIZE) -> int:
     value = values.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{shown or name} must be a whole number from 1, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f"{shown or name} must be a whole number from 1 to {most}, not {_short(value)}")
     return value
 
 
 def _number(document: Mapping[str, Any], name: str, default: float) -> float:
     value = document.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a number from 0, not {value!r}")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, str) or not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name} must be a number from 0, not {_short(value)}")
+    return number
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _levels(value: object) -> tuple[float, ...]:
@@ -119,5 +151,5 @@ def _levels(value: object) -> tuple[float, ...]:
         raise ValueError(f"{_CHRONOS}.quantiles must be a list of numbers between 0 and 1")
     for level in value:
         if not isinstance(level, float) or not 0 < level < 1:
-            raise ValueError(f"{_CHRONOS}.quantiles: {level!r} is not between 0 and 1")
+            raise ValueError(f"{_CHRONOS}.quantiles: {_short(level)} is not between 0 and 1")
     return tuple(value)

@@ -53,6 +53,10 @@ class HeldOut:
         self._series, self._windows, self._config = series, windows, config
         self._season, self._processes, self._autocast = season_length, processes, autocast
         self._ahead = config.prediction_length
+        series_and_targets = len(series) * len(config.target)
+        self._looked_at = np.zeros(series_and_targets, dtype=bool)
+        self._seen = np.zeros(series_and_targets, dtype=bool)
+        self._scale = np.zeros(series_and_targets)
 
     def choice(self) -> NDArray[np.int64]:
         """The series that are scored while training goes on: `eval_series` at most, evenly spread."""
@@ -101,12 +105,25 @@ class HeldOut:
         return self._score(forecast, which)
 
     def _score(self, forecast: NDArray[Any], which: NDArray[np.int64]) -> dict[str, float]:
-        pasts = self._pasts(which)
+        seen, scale = self._known(which)
         # Of what was never seen before nobody can say anything: not the naive forecast either.
-        seen = np.array([not np.isnan(past).all() for past in pasts])
         target = np.where(seen[:, None], self.target(which).reshape(-1, self._ahead), np.nan)
         quantiles = forecast.reshape(-1, self._ahead, len(QUANTILE_LEVELS))
-        return score_forecast(target, quantiles, [seasonal_error(past, self._season) for past in pasts])
+        return score_forecast(target, quantiles, scale)
+
+    def _known(self, which: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Floats]:
+        """Whether anything of each past is known, and its `seasonal_error`: shape [series x targets].
+
+        Every score needs them, and they walk all of the data: each past is looked at once.
+        """
+        count = len(self._config.target)
+        places = (which[:, None] * count + np.arange(count)).ravel()
+        for place, past in zip(places, self._pasts(which), strict=True):
+            if not self._looked_at[place]:
+                self._looked_at[place] = True
+                self._seen[place] = not np.isnan(past).all()
+                self._scale[place] = seasonal_error(past, self._season)
+        return self._seen[places], self._scale[places]
 
     def naive(self, which: NDArray[np.int64], season_length: int) -> dict[str, float]:
         """WQL and MASE of the seasonal-naive forecast, which says the same at every quantile."""

@@ -113,8 +113,8 @@ class LeanChronos2(nn.Module):
 
     def _context_features(self, context: Tensor) -> tuple[Tensor, Tensor, LocationAndScale]:
         """Time, value and mask of each patch; which of all patches hold anything, as 1 and 0; the scale."""
-        context = functional.pad(context, (self._padding, 0), value=torch.nan)
         loc_scale = _location_and_scale(context)
+        context = functional.pad(context, (self._padding, 0), value=torch.nan)
         scaled = self._scaled(context, loc_scale)
         seen = (~context.isnan()).to(scaled.dtype).unfold(-1, self._patch, self._stride)
         values = scaled.nan_to_num(nan=0.0).unfold(-1, self._patch, self._stride)

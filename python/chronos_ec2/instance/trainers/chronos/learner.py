@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import numpy as np
@@ -52,7 +53,7 @@ class Learner:
             torch._dynamo.config.suppress_errors = True
             self.lean.compile()
         self._module: nn.Module = self.lean
-        if processes.many:
+        if processes.size > 1:
             self._module = DistributedDataParallel(self.lean)
         self._trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = AdamW(self._trained, config.weight_decay, config.max_grad_norm)
@@ -123,7 +124,7 @@ class Learner:
             self.model.load_state_dict(stored)
             state = torch.load(folder / OPTIMIZER, map_location=self._processes.device, weights_only=True)
             self._optimizer.load_state_dict(state)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, UnpicklingError) as error:
             reason = " ".join(str(error).split())
             raise SettingsError(
                 f"{folder} does not fit this model: {reason}; start over with --fresh"

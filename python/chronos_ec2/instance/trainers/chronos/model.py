@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from chronos_ec2.errors import ChronosError, SettingsError
+from chronos_ec2.instance.metrics import QUANTILE_LEVELS
 from chronos_ec2.instance.trainers.chronos.architecture import Architecture
 from chronos_ec2.instance.trainers.chronos.layers import RootMeanSquareNorm
 from chronos_ec2.instance.trainers.chronos.network import REG_TOKEN, Network
@@ -41,6 +42,8 @@ _SIZES: Final[dict[str, dict[str, Any]]] = {
     },
 }
 _AS_SAVED: Final = {"architectures": ["Chronos2Model"], "dtype": "float32", "model_type": "t5"}
+_NOT_SAVED: Final = ("torch_dtype", "attn_implementation", "quantization_config", "output_attentions")
+"""How somebody else loaded the weights; the library refuses some of it with weights in float32."""
 _ALL_MODELS: Final[dict[str, Any]] = {
     **_AS_SAVED,
     "chronos_pipeline_class": PIPELINE_CLASS,
@@ -79,7 +82,10 @@ def random_model(config: ChronosConfig) -> Network:
         form = Architecture.read({**_ALL_MODELS, **sizes, "chronos_config": chronos})
     except ValueError as error:
         raise SettingsError(f"model_config: {error}") from error
-    model = Network(form)
+    try:
+        model = Network(form)
+    except RuntimeError as error:
+        raise SettingsError("model_config: a model of these sizes does not fit into this memory") from error
     _initialise(model, config.seed)
     return model
 
@@ -122,6 +128,8 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Network:
         raise SettingsError(f"{folder / CONFIG}: {error}") from error
     longest = form.context_length
     if config is not None:
+        if missing := sorted(set(QUANTILE_LEVELS) - set(form.quantiles)):
+            raise SettingsError(f"{folder / CONFIG}: it forecasts no level {missing[0]}, which is scored")
         needed = math.ceil(config.prediction_length / form.patch)
         form = form.with_lengths(
             context_length=config.context_length, max_output_patches=max(needed, form.max_output_patches)
@@ -130,10 +138,12 @@ def load_model(folder: Path, config: ChronosConfig | None = None) -> Network:
         stored = load_file(folder / WEIGHTS)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise SettingsError(f"{folder}: the weights cannot be read ({_line(error)})") from error
-    model = Network(form)
+    with torch.device("meta"):  # no memory before the weights are known to fit
+        model = Network(form)
     model.longest_context = longest
     _refuse_other_weights(folder, model.state_dict(), stored)
-    floats = {name: weight.to(torch.float32) for name, weight in stored.items()}
+    # Copied: what is read lies in the file, and whoever wrote over it would write into the model.
+    floats = {name: weight.to(torch.float32, copy=True) for name, weight in stored.items()}
     model.load_state_dict(floats, assign=True)
     for weight in model.parameters():
         weight.requires_grad_(True)
@@ -165,8 +175,10 @@ def save_model(model: Network, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     longest = max(model.form.context_length, model.longest_context)
-    document = {**model.form.with_lengths(context_length=longest).document, **_AS_SAVED}
-    document.pop("torch_dtype", None)  # what older versions call dtype
+    form = model.form.with_lengths(context_length=longest)
+    document = {**form.document, **_AS_SAVED, "layer_norm_epsilon": form.layer_norm_epsilon}
+    for key in _NOT_SAVED:
+        document.pop(key, None)
     text = json.dumps(document, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}

@@ -58,7 +58,7 @@ class Network(nn.Module):
         self.encoder = Encoder(form)
         out = len(form.quantiles) * form.patch
         self.output_patch_embedding = ResidualBlock(form.d_model, out, form)
-        self.register_buffer("quantiles", torch.tensor(form.quantiles), persistent=False)
+        self.register_buffer("quantiles", torch.tensor(form.quantiles, device="cpu"), persistent=False)
 
 
 class Encoder(nn.Module):

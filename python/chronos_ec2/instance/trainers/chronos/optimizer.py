@@ -52,7 +52,7 @@ class AdamW:
         Returns:
             The gradients' norm before it was bounded, still on the device.
         """
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        gradients = [weight.grad for weight in self._weights]
         norm = torch.nn.utils.get_total_norm(gradients)
         torch._foreach_add_(self._steps, 1)
         torch._fused_adamw_(

@@ -7,6 +7,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -95,16 +96,25 @@ class Trainer:
             processes=processes,
             autocast=self._learner.autocast,
         )
-        self._origin = {
-            "trainer": "chronos",
-            **config.result_keys(),
-            "season_length": self._seasons[0],
-            "start_model": start,
-            "data": series.fingerprint(),
-        }
+        self._start = start
+        # It reads all of the data, and is asked for with the first checkpoint.
+        beside = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
+        self._fingerprint = beside.submit(series.fingerprint)
+        beside.shutdown(wait=False)
         self._step = self._saved_step = 0
         self._losses: list[torch.Tensor] = []
         self._loss = math.nan
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        """What a checkpoint comes from: another of these cannot be gone on with."""
+        return {
+            "trainer": "chronos",
+            **self._config.result_keys(),
+            "season_length": self._seasons[0],
+            "start_model": self._start,
+            "data": self._fingerprint.result(),
+        }
 
     def run(self) -> bool:
         """Go on from the newest checkpoint, train, and write the results.
