@@ -3,8 +3,9 @@
 Usage: python benchmarks/rented_seconds.py [--rounds N] [--large N] [--small N] [--work DIR] [--into FILE]
 
 Starts an embedded AWS of its own and uploads an environment (this project's .venv, torch included, as tar.gz
-and as squashfs) and two data sets: --large files of 64 MB and --small files of 64 KB. A round goes each way
-once, in turn, so that a busy machine is unfair to all alike. Times are medians.
+and as squashfs) and two data sets: --large files of 64 MB and --small files of 64 KB; 0 leaves one out. A
+round goes each way once for each data set, in turn, so that a busy machine is unfair to all alike. Times are
+medians.
 
     document   aws s3 cp, tar xzf, preflight (torch), aws s3 sync, training (the library), each in turn
     ours       the instance's own functions (shell/lib/environment_image.sh, prefetch.sh), preflight, trainer
@@ -30,7 +31,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -42,8 +42,8 @@ from chronos_ec2.workstation.instance_tools import make_instance_tools
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 RESULT: Final = RESULTS / "rented_seconds.md"
-BUCKET: Final = "bench"
-LARGE_BYTES, SMALL_BYTES = 64 * 10**6, 64 * 10**3
+LARGE, SMALL = "files of 64 MB", "files of 64 KB"
+FILE_BYTES: Final = {LARGE: 64 * 10**6, SMALL: 64 * 10**3}
 WAYS: Final = ("document", "ours", "limit")
 ENVIRONMENT, PREFLIGHT, DATA, TOTAL = "environment usable", "preflight", "data ready", "first step"
 MOVED, PROCESSOR, USED = "bytes moved", "processor", "used "
@@ -106,15 +106,6 @@ reached 'bytes moved'
 _SCRIPTS: Final = {"document": _DOCUMENT, "ours": _OURS, "limit": _LIMIT}
 
 
-@dataclass(frozen=True)
-class Load:
-    """What is measured with: the environment's folder, and how many files of each size."""
-
-    environment: Path
-    large: int
-    small: int
-
-
 def pack_environment(folder: Path, work: Path) -> dict[str, Path]:
     """The environment in both formats, with its bytecode; what is there already is taken."""
     packed = {"squashfs": work / "env.squashfs", "tar.gz": work / "env.tar.gz"}
@@ -134,12 +125,11 @@ def pack_environment(folder: Path, work: Path) -> dict[str, Path]:
     return packed
 
 
-def make_data(load: Load, folder: Path) -> None:
+def make_data(folder: Path, count: int, size: int) -> None:
     """Files of noise, and the manifest that names them."""
     folder.mkdir()
-    sizes = [LARGE_BYTES] * load.large + [SMALL_BYTES] * load.small
     files = []
-    for number, size in enumerate(sizes):
+    for number in range(count):
         body = os.urandom(size)
         name = f"part-{number:05d}.parquet"
         (folder / name).write_bytes(body)
@@ -148,9 +138,9 @@ def make_data(load: Load, folder: Path) -> None:
 
 
 class Bench:
-    """One embedded AWS that holds environment and data."""
+    """A bucket that holds the environment and one data set."""
 
-    def __init__(self, url: str, packed: Mapping[str, Path], data: Path, tools: Path) -> None:
+    def __init__(self, url: str, bucket: str, packed: Mapping[str, Path], data: Path, tools: Path) -> None:
         self._variables = {
             **os.environ,
             "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -159,16 +149,16 @@ class Bench:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "CHRONOS_BUCKET": BUCKET,
+            "CHRONOS_BUCKET": bucket,
             "CHRONOS_ENVIRONMENT_ARCHIVE": packed["squashfs"].name,
             "CHRONOS_ENVIRONMENT_SHA256": sha256_of(packed["squashfs"]),
             "CHRONOS_DATASET_SHA256": sha256_of(data / "MANIFEST.json"),
         }
         s5cmd = ["s5cmd", "--log", "error", "--endpoint-url", url]
-        self._call([*s5cmd, "mb", f"s3://{BUCKET}"])
+        self._call([*s5cmd, "mb", f"s3://{bucket}"])
         for path in packed.values():
-            self._call([*s5cmd, "cp", str(path), f"s3://{BUCKET}/cached-datasets/python-env/"])
-        self._call([*s5cmd, "cp", f"{data}/", f"s3://{BUCKET}/cached-datasets/training-data/"])
+            self._call([*s5cmd, "cp", str(path), f"s3://{bucket}/cached-datasets/python-env/"])
+        self._call([*s5cmd, "cp", f"{data}/", f"s3://{bucket}/cached-datasets/training-data/"])
 
     def _call(self, command: list[str]) -> str:
         done = subprocess.run(command, env=self._variables, stdout=subprocess.PIPE, text=True, check=True)
@@ -210,42 +200,55 @@ def _fresh(disk: Path) -> Iterator[None]:
         shutil.rmtree(disk)
 
 
-def measure(bench: Bench, disk: Path, rounds: int) -> Iterator[dict[str, dict[str, float]]]:
-    """Median seconds of each phase of each way, after each round."""
-    samples: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
+Seconds = dict[str, dict[str, float]]
+
+
+def measure(benches: Mapping[str, Bench], disk: Path, rounds: int) -> Iterator[dict[str, Seconds]]:
+    """Median seconds of each phase of each way with each data set, after each round."""
+    samples: dict[str, dict[str, dict[str, list[float]]]] = {
+        name: {way: {} for way in WAYS} for name in benches
+    }
     for number in range(rounds):
-        for way in WAYS:
-            reached = bench.go(way, disk)
-            print(f"round {number + 1}: {way} {reached}", file=sys.stderr)
-            for name, seconds in reached.items():
-                samples[way].setdefault(name, []).append(seconds)
+        for name, bench in benches.items():
+            for way in WAYS:
+                reached = bench.go(way, disk)
+                print(f"round {number + 1}, {name}: {way} {reached}", file=sys.stderr)
+                for phase, seconds in reached.items():
+                    samples[name][way].setdefault(phase, []).append(seconds)
         yield {
-            way: {name: statistics.median(values) for name, values in phases.items()}
-            for way, phases in samples.items()
+            name: {
+                way: {phase: statistics.median(values) for phase, values in phases.items()}
+                for way, phases in ways.items()
+            }
+            for name, ways in samples.items()
         }
 
 
-def page(
-    into: Path, seconds: Mapping[str, Mapping[str, float]], sizes: str, rounds: int, command: str
-) -> str:
+def page(into: Path, measured: Mapping[str, Seconds], environment: str, rounds: int, command: str) -> str:
     """Write the result; returns its text."""
-    document, ours, limit = (seconds[way] for way in WAYS)
+    ours = next(iter(measured.values()))["ours"]
     used = next(name.removeprefix(USED) for name in ours if name.startswith(USED))
+    tables = [f"Data: {name}.\n\n{_table(seconds)}" for name, seconds in measured.items()]
+    return write_page(
+        into,
+        "From an empty machine to the first step",
+        f"{circumstances(command)}, {environment}, medians of {rounds}. "
+        f"The environment was put in place by: {used}.",
+        "Seconds from the start until each is reached; the last line is processor seconds of the whole way, "
+        "the server's not among them.",
+        "\n\n".join(tables),
+    )
+
+
+def _table(seconds: Seconds) -> str:
+    document, ours, limit = (seconds[way] for way in WAYS)
     rows = []
     for name in (ENVIRONMENT, PREFLIGHT, MOVED, DATA, TOTAL, PROCESSOR):
         least = f"{limit[name]:.2f}" if name in limit else ""
         beside = f"{ours[name] / limit[name]:.2f}" if name in limit else ""
         ratio = f"{document[name] / ours[name]:.1f}"
         rows.append((name, f"{document[name]:.2f}", f"{ours[name]:.2f}", least, ratio, beside))
-    return write_page(
-        into,
-        "From an empty machine to the first step",
-        f"{circumstances(command)}, {sizes}, medians of {rounds}. "
-        f"The environment was put in place by: {used}.",
-        "Seconds from the start until each is reached; the last line is processor seconds of the whole way, "
-        "the server's not among them:",
-        table(("reached", "document", "ours", "limit", "document / ours", "ours / limit"), rows),
-    )
+    return table(("reached", "document", "ours", "limit", "document / ours", "ours / limit"), rows)
 
 
 def main(argv: list[str]) -> int:
@@ -260,29 +263,32 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--into", type=Path, default=RESULT)
     given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
-    load = Load(Path(sys.prefix), given.large, given.small)
+    counts = {kind: count for kind, count in {LARGE: given.large, SMALL: given.small}.items() if count}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         work = given.work or folder / "work"
         work.mkdir(parents=True, exist_ok=True)
-        packed = pack_environment(load.environment, work)
-        make_data(load, folder / "data")
+        packed = pack_environment(Path(sys.prefix), work)
         tools = folder / "bin"
         tools.mkdir()
         for tool, path in make_instance_tools(folder / "tools").items():
             if Path(tool).name == "s5cmd":
                 (tools / "s5cmd").symlink_to(path)
-        sizes = (
+        environment = (
             f"environment {packed['tar.gz'].stat().st_size / 1e6:.0f} MB as tar.gz and "
-            f"{packed['squashfs'].stat().st_size / 1e6:.0f} MB as squashfs, "
-            f"data {given.large} files of 64 MB and {given.small} of 64 KB"
+            f"{packed['squashfs'].stat().st_size / 1e6:.0f} MB as squashfs"
         )
-        command, text = f"python benchmarks/rented_seconds.py --large {given.large} --small {given.small}", ""
+        command = f"python benchmarks/rented_seconds.py --large {given.large} --small {given.small}"
+        text, benches = "", {}
         url = control.start(folder / "cloud").endpoint_url
         try:
-            bench = Bench(url, packed, folder / "data", tools)
-            for number, seconds in enumerate(measure(bench, folder / "disk", given.rounds), start=1):
-                text = page(given.into, seconds, sizes, number, command)
+            for number, (kind, count) in enumerate(counts.items()):
+                data = folder / f"data-{number}"
+                make_data(data, count, FILE_BYTES[kind])
+                benches[f"{count:,} {kind}"] = Bench(url, f"bench-{number}", packed, data, tools)
+                shutil.rmtree(data)
+            for number, measured in enumerate(measure(benches, folder / "disk", given.rounds), start=1):
+                text = page(given.into, measured, environment, number, command)
         finally:
             control.stop(folder / "cloud")
     print(text)

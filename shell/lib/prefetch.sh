@@ -37,7 +37,8 @@ _prefetch() {
     jq -r '.files[].name | select(test("^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))' "$work/manifest" 2>/dev/null \
       | LC_ALL=C sort >"$work/names" || : >"$work/names"
     count=$(wc -l <"$work/names")
-    "$@" ls "s3://$CHRONOS_BUCKET/$DATA_PREFIX*" >"$work/listing" 2>/dev/null &
+    # A listing is of level info.
+    "$@" --log info ls "s3://$CHRONOS_BUCKET/$DATA_PREFIX*" >"$work/listing" 2>/dev/null &
     wait "$!" || : >"$work/listing"
     _write_copies "$work" "$into" "$count"
     "$@" run "$work/copies" >/dev/null 2>&1 &

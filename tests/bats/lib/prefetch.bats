@@ -10,7 +10,7 @@ setup() {
   mkdir -p "$work/bin" "$work/data"
   PATH="$work/bin:$PATH"
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; ls) cat "$0.listing" ;; *) cat "$2" >>"$0.ran" ;; esac'
+  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; --log) cat "$0.listing" ;; *) cat "$2" >>"$0.ran" ;; esac'
   manifest '{"files": [{"name": "a.parquet"}, {"name": "b-1.parquet"}]}'
   listing a.parquet
   # shellcheck source=../../../shell/lib/phases.sh
