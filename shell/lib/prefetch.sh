@@ -48,7 +48,7 @@ _prefetch() {
       log_warn "not all training data came behind the environment; the sync fetches the rest"
     fi
   fi
-  rm -rf "$work"
+  rm -rf "${work:?}"
 }
 
 # Writes what s5cmd has to do. A file that is named costs a request for its size and one for itself, one that was listed costs
