@@ -58,7 +58,7 @@ _write_copies() {
   local from="s3://$CHRONOS_BUCKET/$DATA_PREFIX" parts=$((PREFETCH_WORKERS / ($3 > 0 ? $3 : 1))) listed
   parts=$((parts < 1 ? 1 : parts > 8 ? 8 : parts))
   listed=$(awk 'NF != 4 {print "?"} $4 != "MANIFEST.json" {print $4}' "$1/listing" | LC_ALL=C sort) || listed='?'
-  if [[ $listed == "$(<"$1/names")" ]]; then
+  if (($3 > 0)) && [[ $listed == "$(<"$1/names")" ]]; then
     note_requests G "$(($3 + 1))"
     note_requests P "$(($3 / 1000 + 1))"
     # What may have come since it was listed is not taken into other folders.

@@ -74,6 +74,13 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   assert_regex "$(ran)" '/ok"$'
 }
 
+@test "without a name that can be taken, and without a listing, nothing is copied" {
+  manifest '{"files": [{"name": "a b"}]}'
+  rm "$work/bin/s5cmd.listing"
+  prefetch
+  assert_equal "$(ran)" ''
+}
+
 @test "few files come in more parts at once than many" {
   local count
   for count in 1 5 40; do
