@@ -135,7 +135,7 @@ def seasonal_naive(past: ArrayLike, horizon: int, season_length: int) -> Floats:
         The forecast, shape [horizon]; NaN when nothing of the past is known.
     """
     # The newest season says it all where nothing is missing: a long past is not walked.
-    newest = np.asarray(np.asarray(past)[-season_length:], dtype=np.float64)
+    newest = np.asarray(past)[-season_length:].astype(np.float64)
     if len(newest) == season_length and not np.isnan(newest).any():
         return np.resize(newest, horizon)
     values = np.asarray(past, dtype=np.float64)

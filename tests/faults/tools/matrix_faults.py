@@ -242,7 +242,7 @@ FAULTS: Final = (
     Fault(
         "spot interruption",
         taken_back,
-        # Two minutes of notice are enough for results that are on their way.
+        # A notice leaves time for results that are on their way.
         always("interrupted", results_sync=("interrupted", "succeeded"), cleanup="succeeded"),
         flags=("--spot",),
     ),

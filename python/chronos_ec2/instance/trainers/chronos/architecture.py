@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from chronos_ec2.instance.trainers.chronos.layers import ACTIVATIONS
 from chronos_ec2.training_settings import LARGEST_SIZE, MOST_LAYERS
 
-ACTIVATIONS: Final = ("relu", "gelu", "silu", "tanh")
 _CHRONOS: Final = "chronos_config"
 _LENGTHS: Final = (
     *("context_length", "max_output_patches", "time_encoding_scale"),

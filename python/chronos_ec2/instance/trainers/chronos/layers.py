@@ -8,6 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
 _LEVELS: Final = 1 << 16
 """Steps of a dropout's rate: what is kept is scaled by the rate as it was rounded, so its mean is exact."""
 

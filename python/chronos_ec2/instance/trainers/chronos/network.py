@@ -12,17 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from chronos_ec2.instance.trainers.chronos.architecture import Architecture
-from chronos_ec2.instance.trainers.chronos.layers import Dropout, RootMeanSquareNorm
+from chronos_ec2.instance.trainers.chronos.layers import ACTIVATIONS, Dropout, RootMeanSquareNorm
 
 _TOKENS: Final = 2
 REG_TOKEN: Final = 1
 """The row of `shared` that stands between context and future; row 0 is padding."""
-_ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
 
 
 class Linear(nn.Linear):
@@ -120,7 +114,7 @@ class FeedForward(nn.Module):
         self.wi = Linear(form.d_model, form.d_ff, bias=False)
         self.wo = Linear(form.d_ff, form.d_model, bias=False)
         self.dropout = Dropout(form.dropout_rate)
-        self.act = _ACTIVATIONS[form.activation]()
+        self.act = ACTIVATIONS[form.activation]()
 
     def forward(self, states: Tensor) -> Tensor:
         """States `[…, d_model]` to the same shape."""
@@ -135,7 +129,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.dropout = Dropout(form.dropout_rate)
         self.hidden_layer = Linear(width, form.d_ff)
-        self.act = _ACTIVATIONS[form.activation]()
+        self.act = ACTIVATIONS[form.activation]()
         self.output_layer = Linear(form.d_ff, out)
         self.residual_layer = Linear(width, out)
 
