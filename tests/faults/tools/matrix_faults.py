@@ -35,7 +35,7 @@ SKEW_ALLOWED: Final = timedelta(minutes=15)
 _ARCHIVE: Final = "cached-datasets/python-env/chronos-venv-faults.tar.gz"
 _SCRIPT: Final = "cached-datasets/scripts/lib/phases.sh"
 _DATA: Final = "cached-datasets/training-data/series.parquet"
-_BROKEN_SHUTDOWN: Final = "#!/bin/sh\nexit 1\n"
+_BROKEN_SHUTDOWN: Final = '#!/bin/sh\n[ "$2" != now ]\n'
 _REAL_AWS: Final = '#!/bin/sh\nexec {python} -I -m awscli "$@"\n'
 
 
@@ -152,7 +152,7 @@ def taken_back(cell: Cell) -> None:
 
 
 def without_power_off(cell: Cell) -> None:
-    """The guest's `shutdown` does nothing."""
+    """The guest's `shutdown` takes what it is told for later, and powers nothing off."""
     _give_programs(cell, shutdown=_BROKEN_SHUTDOWN)
 
 
@@ -218,7 +218,13 @@ FAULTS: Final = (
     Fault("credentials expired", credentials_expired, always("succeeded")),
     Fault("clock +1 h", clock_jumps(HOUR), _UNHEARD, prepare=with_skew_refused),
     Fault("clock -1 h", clock_jumps(-HOUR), _UNHEARD, prepare=with_skew_refused),
-    Fault("disk full", disk_full, always("failed", "lost"), prepare=on_a_small_disk),
+    Fault(
+        "disk full",
+        disk_full,
+        # What is uploaded then is on the disk already.
+        always("failed", "lost", results_sync=("failed", "succeeded"), cleanup=("failed", "succeeded")),
+        prepare=on_a_small_disk,
+    ),
     Fault("metadata service gone", metadata_gone, _UNHEARD),
     Fault("GPU gone", gpu_gone, only(gpu_preflight="failed", training="failed")),
     Fault("killed: trainer", killed(running("-c")), only(training="failed")),

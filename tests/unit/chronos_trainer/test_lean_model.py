@@ -23,12 +23,13 @@ CONFIG = ChronosConfig(
 
 
 def rows(group_size: int) -> dict[str, Any]:
-    """Windows with missing values, one of them empty but for its end, as the model takes them."""
+    """Windows with missing values, some empty but for their end, as the model takes them."""
     generator = torch.Generator().manual_seed(1)
     count = GROUPS * group_size
     context = torch.randn(count, 48, generator=generator).cumsum(dim=1)
     context[torch.rand(count, 48, generator=generator) < 0.2] = math.nan
-    context[0, :40] = math.nan
+    context[:group_size, :40] = math.nan
+    context[-1, :20] = math.nan
     target = torch.randn(count, HORIZON, generator=generator)
     known = torch.full((count, HORIZON), math.nan)
     if group_size > 1:

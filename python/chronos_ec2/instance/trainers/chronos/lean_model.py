@@ -6,6 +6,7 @@ other, so each attends within its own block. What is masked out there weighs exa
 patches without any value differ, and those are looked at by nobody.
 
 Along time: of the last layer's states only those of the patches to forecast are used, so only those are made.
+A series that is shorter than the context has patches without any value, which are left out (places.py).
 
 In training, forecasts are not scaled back, as the loss is taken of scaled values. Times and rotations are
 computed once, and nothing waits for a GPU. What is cheaper in single layers is in layers.py.
@@ -22,6 +23,7 @@ from torch.nn import functional
 from chronos_ec2.instance.trainers.chronos.architecture import Architecture
 from chronos_ec2.instance.trainers.chronos.layers import dropped
 from chronos_ec2.instance.trainers.chronos.network import REG_TOKEN, Attention, Block, Network
+from chronos_ec2.instance.trainers.chronos.places import Places
 
 LocationAndScale = tuple[Tensor, Tensor]
 _LEAST_SCALE: Final = 1e-5
@@ -98,29 +100,30 @@ class LeanChronos2(nn.Module):
     def _predict(self, context: Tensor, known: Tensor | None) -> tuple[Tensor, LocationAndScale]:
         """Scaled forecasts, shape [rows, levels, output patches x patch length], and the scale."""
         features, filled, loc_scale = self._context_features(context)
-        mask = (1.0 - filled) * torch.finfo(filled.dtype).min
-        states = self._embed(features, self._future_features(known, loc_scale))
+        rows = self._embed(features, filled, self._future_features(known, loc_scale))
+        filled = functional.pad(filled, (0, 1 + self._ahead), value=1.0)
+        places = Places(filled, self._group_size)
+        ahead = Places(filled[:, -self._ahead :], self._group_size)
         encoder = self.model.encoder
-        states = encoder.dropout(states)
+        states = encoder.dropout(places.take(rows))
         *inner, last = encoder.block
         for block in inner:
-            states = self._layer(block, states, mask, filled, states.shape[1])
-        states = self._layer(last, states, mask, filled, self._ahead)
+            states = self._layer(block, states, places, places)
+        states = self._layer(last, states, places, ahead)
         states = encoder.dropout(encoder.final_layer_norm(states))
-        said: Tensor = self.model.output_patch_embedding(states)
+        said: Tensor = ahead.spread(self.model.output_patch_embedding(states))
         by_level = said.unflatten(-1, (len(self.model.quantiles), self._patch)).transpose(1, 2)
         return by_level.flatten(2), loc_scale
 
     def _context_features(self, context: Tensor) -> tuple[Tensor, Tensor, LocationAndScale]:
-        """Time, value and mask of each patch; which of all patches hold anything, as 1 and 0; the scale."""
+        """Time, value and mask of each patch; which of them hold anything, as 1 and 0; the scale."""
         loc_scale = _location_and_scale(context)
         context = functional.pad(context, (self._padding, 0), value=torch.nan)
         scaled = self._scaled(context, loc_scale)
         seen = (~context.isnan()).to(scaled.dtype).unfold(-1, self._patch, self._stride)
         values = scaled.nan_to_num(nan=0.0).unfold(-1, self._patch, self._stride)
         features = torch.cat([self._past.expand(len(context), -1, -1), values, seen], dim=-1)
-        filled = functional.pad(seen.amax(dim=-1), (0, 1 + self._ahead), value=1.0)
-        return features, filled, loc_scale
+        return features, seen.amax(dim=-1), loc_scale
 
     def _future_features(self, known: Tensor | None, loc_scale: LocationAndScale) -> Tensor:
         """The same of the patches to forecast; those of all rows are one where no covariate is known."""
@@ -134,37 +137,41 @@ class LeanChronos2(nn.Module):
         times = self._future.expand(len(known), -1, -1)
         return torch.cat([times, values, seen.unflatten(-1, (self._ahead, -1))], dim=-1)
 
-    def _embed(self, past: Tensor, future: Tensor) -> Tensor:
-        """The states of context patches, the token between, and the patches to forecast."""
+    def _embed(self, past: Tensor, filled: Tensor, future: Tensor) -> Tensor:
+        """The rows of context patches, the token between, and the patches to forecast."""
         rows, embedding = len(past), self.model.input_patch_embedding
+        places = Places(filled, self._group_size)
+        embedded = places.spread(embedding(places.take(past)))
         if self.training and embedding.dropout.p > 0:
             future = future.expand(rows, -1, -1)
         token = self.model.shared.weight[REG_TOKEN].expand(rows, 1, -1)
-        return torch.cat([embedding(past), token, embedding(future).expand(rows, -1, -1)], dim=1)
+        return torch.cat([embedded, token, embedding(future).expand(rows, -1, -1)], dim=1)
 
-    def _layer(self, block: Block, states: Tensor, mask: Tensor, filled: Tensor, count: int) -> Tensor:
-        """One layer's states of the last `count` patches."""
+    def _layer(self, block: Block, states: Tensor, places: Places, wanted: Places) -> Tensor:
+        """One layer's states of `wanted`, which are all `places` or the last of each group."""
         time, group, feed_forward = block.layer
-        mixed = self._along_time(time.self_attention, time.layer_norm(states), mask, count)
-        states = states[:, -count:] + time.dropout(mixed)
+        mixed = self._along_time(time.self_attention, time.layer_norm(states), places, wanted)
+        states = places.last(states, wanted.patches) + time.dropout(mixed)
         normed = group.layer_norm(states)
         if self._group_size == 1:
             mixed = self._alone(group.self_attention, normed)
         else:
-            mixed = self._across_series(group.self_attention, normed, filled[:, -count:])
+            mixed = self._across_series(group.self_attention, normed, wanted.take(wanted.filled))
         states = states + group.dropout(mixed)
         normed = feed_forward.layer_norm(states)
         return states + feed_forward.dropout(feed_forward.mlp(normed))
 
-    def _along_time(self, attention: Attention, normed: Tensor, mask: Tensor, count: int) -> Tensor:
-        split = (attention.heads, attention.width)
-        queries = attention.q(normed[:, -count:]).unflatten(-1, split)
-        keys, values = (part(normed).unflatten(-1, split) for part in (attention.k, attention.v))
+    def _along_time(self, attention: Attention, normed: Tensor, places: Places, wanted: Places) -> Tensor:
+        split, count = (attention.heads, attention.width), wanted.patches
+        queries = wanted.spread(attention.q(places.last(normed, count))).unflatten(-1, split)
+        keys, values = (
+            places.spread(part(normed)).unflatten(-1, split) for part in (attention.k, attention.v)
+        )
         queries = self._turned(queries, self._cos[-count:], self._sin[-count:])
         keys = self._turned(keys, self._cos, self._sin)
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
-        mixed = self._attend(attention, queries, keys, values, mask[:, None, None])
-        joined: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
+        mixed = self._attend(attention, queries, keys, values, _mask(places.filled)[:, None, None])
+        joined: Tensor = attention.o(wanted.take(mixed.transpose(1, 2).flatten(2)))
         return joined
 
     def _attend(
@@ -200,15 +207,17 @@ class LeanChronos2(nn.Module):
     def _across_series(self, attention: Attention, normed: Tensor, filled: Tensor) -> Tensor:
         split = (3, attention.heads, attention.width)
         weights = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
-        joint = functional.linear(normed, weights).unflatten(-1, split)
-        # [groups, size, patches, 3, heads, d_kv] to three of [groups, patches, heads, size, d_kv]
-        blocks = joint.unflatten(0, (-1, self._group_size)).permute(3, 0, 2, 4, 1, 5)
-        seen = filled.unflatten(0, (-1, self._group_size)).transpose(1, 2)
-        mask = ((1.0 - seen) * torch.finfo(seen.dtype).min)[:, :, None, None]
-        queries, keys, values = blocks.unbind(0)
-        mixed = self._attend(attention, queries, keys, values, mask)
-        joined: Tensor = attention.o(mixed.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(2))
+        # [places, size, 3, heads, d_kv] to three of [places, heads, size, d_kv]
+        joint = functional.linear(normed, weights).unflatten(-1, split).permute(2, 0, 3, 1, 4)
+        queries, keys, values = joint.unbind(0)
+        mixed = self._attend(attention, queries, keys, values, _mask(filled)[:, None, None])
+        joined: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
         return joined
+
+
+def _mask(filled: Tensor) -> Tensor:
+    """What is added to the scores of keys: nothing, or so much that they weigh zero."""
+    return (1.0 - filled) * torch.finfo(filled.dtype).min
 
 
 def _location_and_scale(context: Tensor) -> LocationAndScale:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chronos_ec2.errors import ChronosError, SettingsError
 from chronos_ec2.instance.trainers.chronos.lean_model import LeanChronos2
+from chronos_ec2.instance.trainers.chronos.memory import keep_freed_memory
 from chronos_ec2.instance.trainers.chronos.model import load_model, save_model
 from chronos_ec2.instance.trainers.chronos.network import Network
 from chronos_ec2.instance.trainers.chronos.optimizer import AdamW
@@ -46,8 +47,10 @@ class Learner:
         self.precision = _precision(config.precision, processes.device)
         if processes.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
-        elif self.parameters < _WORTH_THREADS and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)
+        else:
+            keep_freed_memory()
+            if self.parameters < _WORTH_THREADS and "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(1)
         if config.torch_compile:
             # What cannot be compiled on this machine runs as it is, and says so in the log.
             torch._dynamo.config.suppress_errors = True
