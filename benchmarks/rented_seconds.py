@@ -37,7 +37,7 @@ from typing import Final, NoReturn
 from result_page import RESULTS, circumstances, table, write_page
 
 from chronos_ec2.local_cloud import control
-from chronos_ec2.workstation.environment_archive import pack, sha256_of
+from chronos_ec2.workstation.environment_archive import pack, pieces_sha256_of, sha256_of
 from chronos_ec2.workstation.instance_tools import make_instance_tools
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
@@ -77,9 +77,10 @@ _OURS: Final = (
 source "$1/shell/lib/phases.sh"
 export PYTHONPATH="$1/python"
 mkdir -p "$home/venv" "$data/training-data"
+begin_environment "$data/environment"
 begin_prefetch "$data/training-data"
 { while kill -0 "$prefetch_pid" 2>/dev/null; do sleep 0.05; done; reached 'bytes moved'; } &
-bring_environment "$data/environment" "$home/venv"
+bring_environment "$home/venv"
 reached 'environment usable'
 printf 'used %s\\t0\\n' "$environment_used"
 begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \\
@@ -151,7 +152,7 @@ class Bench:
             "AWS_DEFAULT_REGION": "us-east-1",
             "CHRONOS_BUCKET": bucket,
             "CHRONOS_ENVIRONMENT_ARCHIVE": packed["squashfs"].name,
-            "CHRONOS_ENVIRONMENT_SHA256": sha256_of(packed["squashfs"]),
+            "CHRONOS_ENVIRONMENT_PIECES_SHA256": pieces_sha256_of(packed["squashfs"]),
             "CHRONOS_DATASET_SHA256": sha256_of(data / "MANIFEST.json"),
         }
         s5cmd = ["s5cmd", "--log", "error", "--endpoint-url", url]

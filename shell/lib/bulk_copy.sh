@@ -12,6 +12,8 @@ source "$_bulk_copy_lib_dir/request_count.sh"
 
 # Parts of one object that are fetched at once, and their size.
 readonly S5CMD_PARTS=16 S5CMD_PART_MIB=8
+# Pieces of a digest: workstation/environment_archive.py has the same number.
+readonly PIECE_MIB=64
 
 # Sets s5cmd_call: s5cmd with the endpoint of the standard AWS variables, which it does not read itself.
 _find_s5cmd() {
@@ -29,46 +31,39 @@ sha256_of_input() {
   fi
 }
 
-# Writes what a command prints into a file, and its sha256 into FILE.sha256, in one pass. Run in the background: TERM ends the
-# command at once, and the rest comes to its end by itself. <file> <command…>
-_tee_with_digest() {
-  local file=$1 from sink status=0
-  shift
-  coproc DIGEST { tee "$file" | sha256_of_input; }
-  local digester=$DIGEST_PID to=${DIGEST[1]}
-  # Copies: Bash closes its own when the coprocess ends.
-  exec {from}<&"${DIGEST[0]}" {sink}>&"$to"
-  exec {to}>&-
-  trap 'kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
-  "$@" >&"$sink" {sink}>&- {from}<&- &
-  exec {sink}>&-
-  wait "$!" || status=$?
-  cat <&"$from" >"$file.sha256"
-  wait "$digester" || status=$?
-  return "$status"
-}
+# Prints the sha256 over the sha256s of a file's pieces, a line each; as many pieces at once as there are cores. What has
+# just been fetched is in memory: no disk is read. <file>
+_pieces_sha256() (
+  pieces=$((($(stat -c %s "$1") + PIECE_MIB * 1048576 - 1) / (PIECE_MIB * 1048576)))
+  export -f sha256_of_input
+  # shellcheck disable=SC2016  # for the other shells
+  seq 0 "$((pieces - 1))" | xargs -P "$(nproc)" -I{} bash -c 'set -o pipefail
+    digest=$(dd if="$1" bs=1M skip="$(($3 * $2))" count="$2" status=none | sha256_of_input) && printf "%d %s\n" "$3" "$digest"' \
+    _ "$1" "$PIECE_MIB" {} | sort -n | cut -d' ' -f2 | sha256_of_input
+)
 
-# Fetches one object and compares its sha256 while it comes. <key> <file> <sha256>
+# Fetches one object and compares the sha256 of its pieces. FILE.here says that all bytes have come. <key> <file> <sha256>
 # Returns 0; 1 when it could not be fetched; 2 when it is not what it should be.
 fetch_checked() {
-  local uri="s3://$CHRONOS_BUCKET/$1" file=$2 way status=1
+  local uri="s3://$CHRONOS_BUCKET/$1" file=$2 way
   local -a s5cmd_call=() command
   for way in s5cmd aws; do
     case $way in
       s5cmd)
         _find_s5cmd || continue
-        command=("${s5cmd_call[@]}" cat --raw --concurrency "$S5CMD_PARTS" --part-size "$S5CMD_PART_MIB" "$uri")
+        command=("${s5cmd_call[@]}" cp --raw --concurrency "$S5CMD_PARTS" --part-size "$S5CMD_PART_MIB" "$uri" "$file")
         ;;
-      aws) command=(aws s3 cp --quiet "$uri" -) ;;
+      aws) command=(aws s3 cp --quiet "$uri" "$file") ;;
     esac
-    if run_waiting _tee_with_digest "$file" "${command[@]}"; then
+    if run_waiting "${command[@]}" >/dev/null; then
       note_download "$file"
-      if [[ $(<"$file.sha256") == "$3" ]]; then return 0; fi
-      status=2
-      break
+      touch "$file.here"
+      if [[ $(_pieces_sha256 "$file") == "$3" ]]; then return 0; fi
+      rm -f "$file" "$file.here"
+      return 2
     fi
     log_warn "$uri could not be fetched by $way"
   done
-  rm -f "$file" "$file.sha256"
-  return "$status"
+  rm -f "$file"
+  return 1
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The training environment on the instance: fetched, checked while it comes, and put in its place the quickest way that
-# this machine allows. By the archive's name:
+# The training environment on the instance: fetched behind what comes before it, checked, and put in its place the quickest way
+# that this machine allows. By the archive's name:
 #
 #   .squashfs   mounted read-only (nothing is unpacked), else unpacked by unsquashfs
 #   .tar.zst    unpacked by tar and zstd
@@ -15,20 +15,43 @@ _environment_image_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$_environment_image_lib_dir/bulk_copy.sh"
 
 environment_used=''
+environment_pid=''
+environment_archive=''
 
-# Fetches the run's environment and puts it into a folder. <folder for the archive> <folder>   Sets environment_used.
-bring_environment() {
-  local key="cached-datasets/python-env/$CHRONOS_ENVIRONMENT_ARCHIVE" archive="$1/$CHRONOS_ENVIRONMENT_ARCHIVE" status=0
+# Begins to fetch the run's environment and to check it. <folder for the archive>
+begin_environment() {
   mkdir -p "$1" || return $?
-  fetch_checked "$key" "$archive" "$CHRONOS_ENVIRONMENT_SHA256" || status=$?
+  environment_archive="$1/$CHRONOS_ENVIRONMENT_ARCHIVE"
+  _fetch_environment &
+  environment_pid=$!
+}
+
+_environment_key() { printf 'cached-datasets/python-env/%s\n' "$CHRONOS_ENVIRONMENT_ARCHIVE"; }
+
+_fetch_environment() {
+  trap 'stop_child 5; exit "$EXIT_TERMINATED"' TERM
+  fetch_checked "$(_environment_key)" "$environment_archive" "$CHRONOS_ENVIRONMENT_PIECES_SHA256"
+}
+
+# Whether its bytes are still on their way, and with them the network taken.
+environment_is_coming() {
+  [[ -n $environment_pid && ! -e $environment_archive.here ]] && kill -0 "$environment_pid" 2>/dev/null
+}
+
+# Waits for the run's environment and puts it into a folder. <folder>   Sets environment_used.
+bring_environment() {
+  local key status=0
+  key=$(_environment_key)
+  wait "$environment_pid" || status=$?
+  environment_pid=''
   case $status in
     0) ;;
     2) fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload" ;;
     *) fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" ;;
   esac || return $?
-  place_environment "$archive" "$2" \
+  place_environment "$environment_archive" "$1" \
     || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return $?
-  log_info "the training environment is in $2: $environment_used"
+  log_info "the training environment is in $1: $environment_used"
 }
 
 # Puts an archive's content into a folder. <archive> <folder>   Sets environment_used.

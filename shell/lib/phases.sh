@@ -73,6 +73,7 @@ phase_system_setup() {
   use_scratch_disk "$data"
   mkdir -p "$data/training-data" "$data/output/logs" || return $?
   log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
+  begin_environment "$data/environment" || return $?
   begin_prefetch "$data/training-data"
 }
 
@@ -84,7 +85,7 @@ require_instance_tools() {
 }
 
 phase_venv_download() {
-  bring_environment "$data/environment" "$home/venv" || return $?
+  bring_environment "$home/venv" || return $?
   "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
     || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
 }

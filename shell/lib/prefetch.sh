@@ -8,16 +8,18 @@ readonly _CHRONOS_PREFETCH=1
 _prefetch_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=bulk_copy.sh
 source "$_prefetch_lib_dir/bulk_copy.sh"
+# shellcheck source=environment_image.sh
+source "$_prefetch_lib_dir/environment_image.sh"
 
-# Files that come at once. The environment comes beside them, and everything else waits for it: s5cmd's own 256 workers would
-# leave it a fiftieth of the network.
+# Files that come at once.
 readonly PREFETCH_WORKERS=32
 readonly DATA_PREFIX=cached-datasets/training-data/
 prefetch_pid=''
 data_sync_pid=''
 
 # Begins to fetch the files that the data's manifest names, without checking them: the sync does that, and fetches again
-# what is not right. It needs no Python, so it can begin before the environment is there. <folder>
+# what is not right. It needs no Python, so it begins when the environment's bytes have come: everything else waits for
+# those, so that nothing shares the network with them. <folder>
 begin_prefetch() {
   local -a s5cmd_call=()
   _find_s5cmd || return 0
@@ -30,6 +32,10 @@ _prefetch() {
   local into=$1 work count
   shift
   trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
+  while environment_is_coming; do
+    sleep 0.1 &
+    wait "$!"
+  done
   work=$(mktemp -d)
   "$@" cat --raw "s3://$CHRONOS_BUCKET/${DATA_PREFIX}MANIFEST.json" >"$work/manifest" 2>/dev/null &
   if wait "$!" && [[ $(sha256_of_input <"$work/manifest") == "$CHRONOS_DATASET_SHA256" ]]; then
@@ -98,8 +104,8 @@ finish_data_sync() {
 # Ends what goes on behind the phases, when they end early.
 stop_background() {
   local pid
-  for pid in $data_sync_pid $prefetch_pid; do
+  for pid in $environment_pid $data_sync_pid $prefetch_pid; do
     if kill -TERM "$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || true; fi
   done
-  data_sync_pid='' prefetch_pid=''
+  environment_pid='' data_sync_pid='' prefetch_pid=''
 }

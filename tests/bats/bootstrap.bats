@@ -56,8 +56,8 @@ set_variables() {
   export CHRONOS_RUN_ID=$RUN CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket CHRONOS_ACCELERATOR=cuda
   export CHRONOS_DEADLINE CHRONOS_DEADLINE_MINUTES=360
   CHRONOS_DEADLINE=$(date -u -d '6 hours' +%Y-%m-%dT%H:%M:%SZ)
-  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_SHA256 CHRONOS_DATASET_SHA256=dddd
-  CHRONOS_ENVIRONMENT_SHA256=$(sha256sum <"$(object a-bucket cached-datasets/python-env/venv.tar.gz)" | cut -d' ' -f1)
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_PIECES_SHA256 CHRONOS_DATASET_SHA256=dddd
+  CHRONOS_ENVIRONMENT_PIECES_SHA256=$(sha256sum <"$(object a-bucket cached-datasets/python-env/venv.tar.gz)" | cut -d' ' -f1 | sha256sum | cut -d' ' -f1)
   export CHRONOS_MIN_FREE_DISK_GB=20 CHRONOS_HEARTBEAT_SECONDS=60 CHRONOS_LOG_UPLOAD_SECONDS=60
   export CHRONOS_KILL_GRACE_SECONDS=1 CHRONOS_KEEP_ON_FAILURE_MINUTES=0
 }

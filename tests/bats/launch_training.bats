@@ -61,7 +61,7 @@ plan_start() { aws_plan 'ec2 describe-instances --instance-ids i-0new *' --out "
 
 upload_everything() {
   put_object a-bucket cached-datasets/scripts/MANIFEST.sha256 'digests of scripts'
-  put_object a-bucket cached-datasets/python-env/MANIFEST.json '{"archive":"chronos-venv-3.11.tar.gz","sha256":"abc123"}'
+  put_object a-bucket cached-datasets/python-env/MANIFEST.json '{"archive":"chronos-venv-3.11.tar.gz","sha256":"abc123","pieces_sha256":"def456"}'
   put_object a-bucket cached-datasets/training-data/MANIFEST.json '{"files":[{"name":"a.parquet"}],"rows":26115,"series":6}'
 }
 

@@ -31,7 +31,10 @@ from chronos_ec2.workstation.setting_values import parse_assignments
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings
 from chronos_ec2.workstation.spot_policy import expected_loss, require_cadence
 
-_MANIFESTS: Final = {"environment_archive": ("archive", "sha256"), "dataset": ("rows", "series", "files")}
+_MANIFESTS: Final = {
+    "environment_archive": ("archive", "sha256", "pieces_sha256"),
+    "dataset": ("rows", "series", "files"),
+}
 
 
 def run_config(settings: Settings, run_id: str) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "kill_grace_seconds": settings.kill_grace_seconds,
         "keep_on_failure_minutes": settings.keep_on_failure_minutes,
         "environment_archive": archive["archive"],
-        "environment_sha256": archive["sha256"],
+        "environment_pieces_sha256": archive["pieces_sha256"],
         "scripts_sha256": facts["scripts_sha256"],
         "dataset_sha256": facts["dataset_sha256"],
         "resume_from": (facts.get("resume") or {}).get("run_id", ""),
@@ -192,8 +195,9 @@ def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path,
     require_cadence(settings)
     for name, keys in _MANIFESTS.items():
         if not isinstance(facts[name], dict) or not facts[name].keys() >= set(keys):
+            first = "invoke build-env, then " if name == "environment_archive" else ""
             raise NotUploaded(
-                f"the {name} manifest in the bucket lacks {', '.join(keys)}: run invoke upload again"
+                f"the {name} manifest in the bucket lacks {', '.join(keys)}: run {first}invoke upload again"
             )
     settings = limited(settings, facts)
     deadline = now + timedelta(hours=settings.max_hours)
@@ -212,7 +216,7 @@ def example_user_data(settings: Settings, now: datetime | None = None) -> str:
     facts = {
         "run_id": f"{now:%Y-%m-%d-%H%M%S}",
         "bucket": "the-bucket-of-the-stack",
-        "environment_archive": {"archive": "the-uploaded-environment.tar.gz", "sha256": "0" * 64},
+        "environment_archive": {"archive": "the-uploaded-environment.tar.gz", "pieces_sha256": "0" * 64},
         "scripts_sha256": "0" * 64,
         "dataset_sha256": "0" * 64,
     }

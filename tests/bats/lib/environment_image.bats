@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# shell/lib/environment_image.sh and bulk_copy.sh: the environment is checked while it comes, and takes the best way there is.
+# shell/lib/environment_image.sh and bulk_copy.sh: the environment is checked, and takes the best way there is.
 # shellcheck disable=SC2154  # variables of the libraries and of the helpers
 bats_require_minimum_version 1.5.0
 load ../helpers/common
@@ -25,19 +25,23 @@ program() {
 
 # Uploads an archive of $work/in. <name> <command that prints it…>
 upload() {
-  export CHRONOS_ENVIRONMENT_ARCHIVE=$1 CHRONOS_ENVIRONMENT_SHA256
+  export CHRONOS_ENVIRONMENT_ARCHIVE=$1 CHRONOS_ENVIRONMENT_PIECES_SHA256
   local object
   object=$(object a-bucket "cached-datasets/python-env/$1")
   mkdir -p "${object%/*}"
   shift
   "$@" >"$object"
-  CHRONOS_ENVIRONMENT_SHA256=$(sha256sum <"$object" | cut -d' ' -f1)
+  # One piece.
+  CHRONOS_ENVIRONMENT_PIECES_SHA256=$(sha256sum <"$object" | cut -d' ' -f1 | sha256sum | cut -d' ' -f1)
 }
 
 upload_tar() { upload venv.tar.gz tar -czf - -C "$work/in" bin; }
 upload_image() { upload venv.squashfs printf 'an image'; }
 
-bring() { bring_environment "$work/archives" "$work/env"; }
+bring() {
+  begin_environment "$work/archives"
+  bring_environment "$work/env"
+}
 
 @test "an image is mounted read-only, and stays for its mount" {
   upload_image
@@ -83,7 +87,7 @@ bring() { bring_environment "$work/archives" "$work/env"; }
 
 @test "an archive with one other byte is refused, and nothing of it is left" {
   upload_tar
-  CHRONOS_ENVIRONMENT_SHA256=${CHRONOS_ENVIRONMENT_SHA256/[0-9a-f]/x}
+  CHRONOS_ENVIRONMENT_PIECES_SHA256=${CHRONOS_ENVIRONMENT_PIECES_SHA256/[0-9a-f]/x}
   run -1 --separate-stderr bring
   [[ $stderr == *'is corrupt (its sha256 is not the manifest'* ]]
   run -0 find "$work/archives" "$work/env" -mindepth 1
@@ -99,15 +103,16 @@ bring() { bring_environment "$work/archives" "$work/env"; }
 
 @test "s5cmd fetches where it is, with the endpoint of the AWS variables" {
   upload_tar
-  program s5cmd "printf '%s\n' \"\$*\" >'$work/asked'; cat '$(object a-bucket cached-datasets/python-env/venv.tar.gz)'"
+  program s5cmd "printf '%s\n' \"\$*\" >'$work/asked'; cp '$(object a-bucket cached-datasets/python-env/venv.tar.gz)' \"\${!#}\""
   AWS_ENDPOINT_URL=http://127.0.0.1:9 bring
-  assert_equal "$(<"$work/asked")" "--log error --retry-count 5 --endpoint-url http://127.0.0.1:9 cat --raw --concurrency 16 --part-size 8 s3://a-bucket/cached-datasets/python-env/venv.tar.gz"
+  assert_equal "$(<"$work/asked")" "--log error --retry-count 5 --endpoint-url http://127.0.0.1:9 cp --raw --concurrency 16 --part-size 8 s3://a-bucket/cached-datasets/python-env/venv.tar.gz $work/archives/venv.tar.gz"
   assert_equal "$(count_calls 's3 cp *')" 0
 }
 
 @test "where s5cmd breaks off, the AWS CLI does it" {
   upload_tar
-  program s5cmd 'echo half; exit 1'
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'echo half >"${!#}"; exit 1'
   run -0 --separate-stderr bring
   [[ $stderr == *'could not be fetched by s5cmd'* ]]
   assert_equal "$(count_calls 's3 cp *')" 1
@@ -120,7 +125,7 @@ bring() { bring_environment "$work/archives" "$work/env"; }
   export -f program
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
-    trap "stop_child 5; exit 143" TERM; bring_environment "$2/archives" "$2/env"' _ "$project" "$work" 3>&- &
+    trap "stop_background; exit 143" TERM; begin_environment "$2/archives"; bring_environment "$2/env"' _ "$project" "$work" 3>&- &
   parent=$!
   for ((attempt = 0; attempt < 400; attempt++)); do
     if [[ -e $work/begun ]]; then break; fi

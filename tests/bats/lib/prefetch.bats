@@ -106,6 +106,38 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   assert_equal "$(ran)" ''
 }
 
+@test "the data wait for the environment's bytes, but not for its digest" {
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'case $* in
+    *python-env*) sleep 0.5; echo environment | tee "${!#}" >>"$0.order" ;;
+    *" cat "*) cat "$0.manifest" ;;
+    *" run "*) echo data >>"$0.order" ;;
+  esac'
+  # shellcheck disable=SC2016  # the program's own
+  program dd 'sleep 1; echo digest >>"${0%/*}/s5cmd.order"; cat "${1#if=}"'
+  begin_environment "$work/archives"
+  begin_prefetch "$work/data"
+  wait "$prefetch_pid"
+  wait "$environment_pid" || assert_equal $? 2
+  assert_equal "$(<"$work/bin/s5cmd.order")" $'environment\ndata\ndigest'
+}
+
+@test "an environment that cannot be fetched holds no data back" {
+  use_fake_s3 a-bucket
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'case $* in
+    *python-env*) exit 1 ;;
+    *" cat "*) cat "$0.manifest" ;;
+    *" run "*) echo data >>"$0.order" ;;
+  esac'
+  begin_environment "$work/archives"
+  begin_prefetch "$work/data"
+  wait "$prefetch_pid"
+  assert_equal "$(<"$work/bin/s5cmd.order")" data
+}
+
 @test "the sync begins when the prefetch has ended, and its status is its own" {
   # shellcheck disable=SC2016  # the program's own
   program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; run) sleep 0.3; echo prefetch >>"$0.order" ;; esac'
@@ -117,13 +149,16 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   assert_equal "$(<"$work/bin/s5cmd.order")" $'prefetch\nsync'
 }
 
-@test "an early end leaves no process" {
+# An early end in the middle of what s5cmd does with one thing. <what it is asked for>
+end_early() {
   local attempt left
+  rm -f "$work/bin/s5cmd.begun"
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; run) touch "$0.begun"; exec sleep 61 ;; esac'
+  program s5cmd 'case $* in '"$1"') touch "$0.begun"; exec sleep 61 ;; *" cat "*) cat "$0.manifest" ;; esac'
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
-    begin_prefetch "$2/data"; begin_data_sync sleep 62
+    begin_environment "$2/archives"; begin_prefetch "$2/data"; begin_data_sync sleep 62
     while [[ ! -e $2/bin/s5cmd.begun ]]; do sleep 0.05; done; stop_background' _ "$project" "$work" 3>&- &
   wait "$!"
   for ((attempt = 0; attempt < 100; attempt++)); do
@@ -132,4 +167,9 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
     sleep 0.1
   done
   fail "still running: $left"
+}
+
+@test "an early end leaves no process" {
+  end_early '*python-env*'
+  end_early '*" run "*'
 }

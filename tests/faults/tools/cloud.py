@@ -181,6 +181,7 @@ esac
     manifest = {
         "archive": _ARCHIVE,
         "sha256": digest,
+        "pieces_sha256": hashlib.sha256(f"{digest}\n".encode()).hexdigest(),  # of one piece
         "bytes": len(body),
         "python": "3.11",
         "requirements": [],

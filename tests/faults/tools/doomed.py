@@ -74,7 +74,7 @@ def write_programs(lab: Lab, *, power: bool, aws: bool) -> Path:
 
 def user_data(lab: Lab, deadline: datetime, minutes: int) -> str:
     """What a launch sends, with a deadline and the minutes that the machine may live."""
-    nothing = {"archive": "none.tar.gz", "sha256": "0" * 64}
+    nothing = {"archive": "none.tar.gz", "sha256": "0" * 64, "pieces_sha256": "0" * 64}
     digests = {"scripts_sha256": "0" * 64, "dataset_sha256": "0" * 64}
     facts = {"run_id": RUN, "bucket": lab.bucket, "environment_archive": nothing, **digests}
     values = user_data_values(lab.aws.settings, facts, deadline)

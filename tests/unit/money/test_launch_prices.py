@@ -30,7 +30,12 @@ FACTS: dict[str, Any] = {
     "subnets": [{"subnet_id": "subnet-1", "zone": "us-east-1a"}],
     "scripts_sha256": "b" * 64,
     "dataset_sha256": "c" * 64,
-    "environment_archive": {"archive": "chronos-venv.tar.gz", "sha256": "a" * 64, "bytes": 79 * MEGABYTES},
+    "environment_archive": {
+        "archive": "chronos-venv.tar.gz",
+        "sha256": "a" * 64,
+        "pieces_sha256": "d" * 64,
+        "bytes": 79 * MEGABYTES,
+    },
     "dataset": {"rows": 7, "series": 2, "files": [{"name": "a.parquet", "bytes": MEGABYTES}]},
 }
 

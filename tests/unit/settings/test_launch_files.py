@@ -38,7 +38,12 @@ FACTS: dict[str, Any] = {
     "subnets": [{"subnet_id": "subnet-1", "zone": "us-east-1a"}],
     "scripts_sha256": "b" * 64,
     "dataset_sha256": "c" * 64,
-    "environment_archive": {"archive": "chronos-venv-3.11.tar.gz", "sha256": "a" * 64, "bytes": 5},
+    "environment_archive": {
+        "archive": "chronos-venv-3.11.tar.gz",
+        "sha256": "a" * 64,
+        "pieces_sha256": "d" * 64,
+        "bytes": 5,
+    },
     "dataset": {"rows": 7, "series": 2, "files": [{"name": "a.parquet"}], "uploaded_at": "x"},
 }
 
@@ -260,6 +265,11 @@ def test_the_files_are_written(call: Callable[..., int], tmp_path: Path) -> None
         ([], json.dumps({**FACTS, "bucket": "a\nb"}), ExitCode.SETTINGS_INVALID),
         ([], json.dumps({**FACTS, "environment_archive": {}}), ExitCode.NOT_UPLOADED),
         ([], json.dumps({**FACTS, "environment_archive": []}), ExitCode.NOT_UPLOADED),
+        (
+            [],
+            json.dumps({**FACTS, "environment_archive": {"archive": "a.tar.gz", "sha256": "a" * 64}}),
+            ExitCode.NOT_UPLOADED,
+        ),
         ([], json.dumps({**FACTS, "dataset": {"rows": 1}}), ExitCode.NOT_UPLOADED),
         ([], json.dumps({**FACTS, "dataset": None}), ExitCode.NOT_UPLOADED),
     ],
