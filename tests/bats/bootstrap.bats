@@ -174,7 +174,7 @@ assert_failed_run() {
 
 @test "every variable that user data sets is asked for by name: exit code 2, nothing touched" {
   local name
-  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_SHA256 DATASET_SHA256 DEADLINE_MINUTES MIN_FREE_DISK_GB \
+  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_PIECES_SHA256 DATASET_SHA256 DEADLINE_MINUTES MIN_FREE_DISK_GB \
     HEARTBEAT_SECONDS LOG_UPLOAD_SECONDS KILL_GRACE_SECONDS KEEP_ON_FAILURE_MINUTES; do
     run --separate-stderr -2 env -u "CHRONOS_$name" bash "$scripts/bootstrap.sh"
     assert_regex "$stderr" "CHRONOS_$name is not set"
