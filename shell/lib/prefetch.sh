@@ -104,8 +104,8 @@ finish_data_sync() {
 # Ends what goes on behind the phases, when they end early.
 stop_background() {
   local pid
-  for pid in $environment_pid $data_sync_pid $prefetch_pid; do
-    if kill -TERM "$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || true; fi
-  done
+  # All at once: the end of one is what another waits for.
+  for pid in $environment_pid $data_sync_pid $prefetch_pid; do kill -TERM "$pid" 2>/dev/null || true; done
+  for pid in $environment_pid $data_sync_pid $prefetch_pid; do wait "$pid" 2>/dev/null || true; done
   environment_pid='' data_sync_pid='' prefetch_pid=''
 }

@@ -166,8 +166,11 @@ def upload_environment(
         ) from error
     described = decode_object(manifest, str(archive_dir / "MANIFEST.json"))
     name, sha256 = described.get("archive"), described.get("sha256")
-    if not (isinstance(name, str) and isinstance(sha256, str)) or Path(name).name != name:
-        raise NotUploaded(f"{archive_dir / 'MANIFEST.json'} names no archive and sha256; {rebuild}")
+    digests_named = isinstance(sha256, str) and "pieces_sha256" in described
+    if not (isinstance(name, str) and digests_named) or Path(name).name != name:
+        raise NotUploaded(
+            f"{archive_dir / 'MANIFEST.json'} names no archive, sha256 and pieces_sha256; {rebuild}"
+        )
     machine = described.get("machine")
     if machine not in (None, *machines):
         raise NotUploaded(

@@ -118,6 +118,21 @@ bring() {
   assert_equal "$(count_calls 's3 cp *')" 1
 }
 
+@test "a digest that cannot be made is no corrupt archive" {
+  upload_tar
+  program xargs 'exit 127'
+  run -1 --separate-stderr bring
+  [[ $stderr == *'the digest of '*' could not be made'*'could not be downloaded'* ]]
+}
+
+@test "a fetch that the kernel killed is made once more" {
+  upload_tar
+  begin_environment "$work/archives"
+  kill -KILL "$environment_pid"
+  bring_environment "$work/env"
+  assert_equal "$environment_used" tar.gz
+}
+
 @test "TERM in the middle of the download leaves no process" {
   local parent
   upload_tar

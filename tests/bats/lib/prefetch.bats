@@ -7,6 +7,7 @@ load ../helpers/common
 setup() {
   common_setup
   export CHRONOS_BUCKET=a-bucket CHRONOS_DATASET_SHA256
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
   mkdir -p "$work/bin" "$work/data"
   PATH="$work/bin:$PATH"
   # shellcheck disable=SC2016  # the program's own
@@ -107,7 +108,6 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
 }
 
 @test "the data wait for the environment's bytes, but not for its digest" {
-  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
   # shellcheck disable=SC2016  # the program's own
   program s5cmd 'case $* in
     *python-env*) sleep 0.5; echo environment | tee "${!#}" >>"$0.order" ;;
@@ -125,7 +125,6 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
 
 @test "an environment that cannot be fetched holds no data back" {
   use_fake_s3 a-bucket
-  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
   # shellcheck disable=SC2016  # the program's own
   program s5cmd 'case $* in
     *python-env*) exit 1 ;;
@@ -153,7 +152,6 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
 end_early() {
   local attempt left
   rm -f "$work/bin/s5cmd.begun"
-  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.squashfs CHRONOS_ENVIRONMENT_PIECES_SHA256=other
   # shellcheck disable=SC2016  # the program's own
   program s5cmd 'case $* in '"$1"') touch "$0.begun"; exec sleep 61 ;; *" cat "*) cat "$0.manifest" ;; esac'
   # shellcheck disable=SC2016  # for the other shell
@@ -172,4 +170,24 @@ end_early() {
 @test "an early end leaves no process" {
   end_early '*python-env*'
   end_early '*" run "*'
+}
+
+@test "an early end in the middle of the digest leaves no process, and does not wait for it" {
+  local attempt left began=$SECONDS
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'case $* in *python-env*) echo environment >"${!#}" ;; *" cat "*) cat "$0.manifest" ;; esac'
+  # shellcheck disable=SC2016  # the program's own
+  program dd 'touch "$0.begun"; exec sleep 60'
+  # shellcheck disable=SC2016  # for the other shell
+  setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
+    begin_environment "$2/archives"
+    while [[ ! -e $2/bin/dd.begun ]]; do sleep 0.05; done; stop_background' _ "$project" "$work" 3>&- &
+  wait "$!"
+  for ((attempt = 0; attempt < 100; attempt++)); do
+    left=$(pgrep -a -s "$!" -r D,R,S,T || true)
+    if [[ -z $left ]]; then break; fi
+    sleep 0.1
+  done
+  assert_equal "$left" ''
+  assert [ "$((SECONDS - began))" -lt 40 ]
 }

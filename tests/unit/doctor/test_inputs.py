@@ -212,6 +212,14 @@ CASES = [
     ),
     Case(
         "environment",
+        "of an earlier version",
+        environment(pieces_sha256=None),
+        ERROR,
+        "its manifest lacks pieces_sha256",
+        BUILD,
+    ),
+    Case(
+        "environment",
         "for the CPU",
         environment(requirements=["torch==2.13.0+cpu", "nvidia-ml-py==13.0.0"]),
         WARNING,

@@ -82,7 +82,13 @@ def built(tmp_path: Path) -> Path:
 def pack(folder: Path, content: bytes, **more: Any) -> None:
     (folder / ARCHIVE).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    described = {"archive": ARCHIVE, "sha256": digest, "bytes": len(content), **more}
+    described = {
+        "archive": ARCHIVE,
+        "sha256": digest,
+        "pieces_sha256": "e" * 64,
+        "bytes": len(content),
+        **more,
+    }
     (folder / "MANIFEST.json").write_text(json.dumps(described))
 
 
@@ -247,7 +253,12 @@ def test_a_folder_that_is_not_the_repository_is_said(world: Any, tmp_path: Path)
         lambda folder: (folder / ARCHIVE).unlink(),
         lambda folder: (folder / ARCHIVE).write_bytes(b"corrupt"),
         lambda folder: (folder / "MANIFEST.json").write_text("{}"),
-        lambda folder: (folder / "MANIFEST.json").write_text('{"archive": "../x", "sha256": "0"}'),
+        lambda folder: (folder / "MANIFEST.json").write_text(
+            '{"archive": "../x", "sha256": "0", "pieces_sha256": "0"}'
+        ),
+        lambda folder: (folder / "MANIFEST.json").write_text(
+            json.dumps({"archive": ARCHIVE, "sha256": hashlib.sha256(b"archive").hexdigest()})
+        ),
     ],
 )
 def test_an_environment_that_is_not_whole_is_not_sent(world: Any, built: Path, spoil: Any) -> None:
@@ -269,7 +280,9 @@ def test_an_environment_for_other_machines_is_not_sent(world: Any, built: Path) 
 def test_an_archive_outside_its_folder_is_not_sent(world: Any, built: Path) -> None:
     (built.parent / "secret").write_bytes(b"secret")
     digest = hashlib.sha256(b"secret").hexdigest()
-    (built / "MANIFEST.json").write_text(json.dumps({"archive": "../secret", "sha256": digest}))
+    (built / "MANIFEST.json").write_text(
+        json.dumps({"archive": "../secret", "sha256": digest, "pieces_sha256": ""})
+    )
     with pytest.raises(NotUploaded):
         upload_environment(world.s3, world.bucket, built)
     assert world.keys() == []

@@ -76,6 +76,8 @@ def environment(facts: Facts) -> list[Finding]:
     there = {item.key: item.bytes for item in _listed(facts, ENVIRONMENT_PREFIX)}
     if there.get(f"{ENVIRONMENT_PREFIX}{name}") != size:
         return [error(f"{name} is missing, or is not the archive of its manifest", command)]
+    if found.get("pieces_sha256") is None:
+        return [error(f"{name} was built by an earlier version: its manifest lacks pieces_sha256", command)]
     if facts.settings.accelerator == "cuda" and not _uses_gpu(found):
         return [warning(f"{name} holds nothing that uses a GPU, and accelerator is cuda", command)]
     words = f"{name}, {size_text(float(size or 0))}, Python {found.get('python')}, glibc {found.get('glibc')}"

@@ -9,6 +9,8 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 """Of glibc's malloc.h."""
 _MOST: Final = 2**31 - 1
+_MOST_OF_OLDER: Final = 32 * 2**20
+"""Where the first is refused: half of a heap, in glibc's malloc.c."""
 
 
 def keep_freed_memory() -> None:
@@ -18,6 +20,9 @@ def keep_freed_memory() -> None:
     every page of it is made and zeroed anew.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MOST)
+    if mallopt is None:
+        return
+    # Either call stops glibc from raising the thresholds by itself: the second without the first would be
+    # worse than none.
+    if mallopt(_M_MMAP_THRESHOLD, _MOST) or mallopt(_M_MMAP_THRESHOLD, _MOST_OF_OLDER):
         mallopt(_M_TRIM_THRESHOLD, _MOST)
