@@ -69,7 +69,7 @@ def check_rows(
             rows = rows.sorted_by_time()
             usable.check(rows, first, findings)
             same, step = np.diff(rows.code) == 0, np.diff(rows.time)
-            _check_duplicates(rows, np.flatnonzero(same & (step == 0)), findings)
+            _check_duplicates(rows, np.flatnonzero(same & (step == 0)), min_length, findings)
             _check_gaps(rows, same & (step > 0), step, findings)
         if paths:
             usable.report(findings)
@@ -158,7 +158,9 @@ class _Usable:
             )
 
 
-def _check_duplicates(rows: _Rows, earlier: NDArray[np.int64], findings: Findings) -> None:
+def _check_duplicates(rows: _Rows, earlier: NDArray[np.int64], min_length: int, findings: Findings) -> None:
+    """An error where training would refuse it; a series too short for training is never read there."""
+
     def message(position: int) -> str:
         before = position - 1
         where = f"row {rows.row[before]} of {rows.flat.files[rows.file[before]]!r}"
@@ -167,7 +169,9 @@ def _check_duplicates(rows: _Rows, earlier: NDArray[np.int64], findings: Finding
             f"({where}); keep one"
         )
 
-    _add_by_file(findings, "error", "duplicate", rows, earlier + 1, message)
+    read = np.bincount(rows.code)[rows.code[earlier]] >= min_length
+    _add_by_file(findings, "error", "duplicate", rows, earlier[read] + 1, message)
+    _add_by_file(findings, "warning", "duplicate", rows, earlier[~read] + 1, message)
 
 
 def _check_gaps(rows: _Rows, inside: NDArray[np.bool_], steps: NDArray[np.int64], findings: Findings) -> None:

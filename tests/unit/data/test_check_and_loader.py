@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chronos_ec2.data.columns import Columns
@@ -62,6 +62,14 @@ tables = st.one_of(
 )
 
 
+@example(
+    parts=[
+        long_table([("a", 0, 0.0)]),
+        long_table([("a", 0, 0.0), ("b", 0, 0.0), ("b", 1, 0.0), ("b", 2, 0.0)]),
+    ],
+    least=3,
+    held_out=0,
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(tables, min_size=1, max_size=2), least=st.integers(1, 3), held_out=st.integers(0, 2))
 def test_both_take_and_refuse_the_same(
