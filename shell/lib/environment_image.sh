@@ -22,14 +22,16 @@ environment_archive=''
 begin_environment() {
   mkdir -p "$1" || return $?
   environment_archive="$1/$CHRONOS_ENVIRONMENT_ARCHIVE"
-  _fetch_environment &
+  {
+    trap 'stop_child 5; exit "$EXIT_TERMINATED"' TERM
+    _fetch_environment
+  } &
   environment_pid=$!
 }
 
 _environment_key() { printf 'cached-datasets/python-env/%s\n' "$CHRONOS_ENVIRONMENT_ARCHIVE"; }
 
 _fetch_environment() {
-  trap 'stop_child 5; exit "$EXIT_TERMINATED"' TERM
   fetch_checked "$(_environment_key)" "$environment_archive" "$CHRONOS_ENVIRONMENT_PIECES_SHA256"
 }
 
@@ -46,7 +48,7 @@ bring_environment() {
   environment_pid=''
   if ((status > 128)); then # the kernel killed it, short of memory: once more
     status=0
-    fetch_checked "$key" "$environment_archive" "$CHRONOS_ENVIRONMENT_PIECES_SHA256" || status=$?
+    _fetch_environment || status=$?
   fi
   case $status in
     0) ;;

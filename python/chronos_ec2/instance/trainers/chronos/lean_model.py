@@ -156,7 +156,7 @@ class LeanChronos2(nn.Module):
         if self._group_size == 1:
             mixed = self._alone(group.self_attention, normed)
         else:
-            mixed = self._across_series(group.self_attention, normed, wanted.take(wanted.filled))
+            mixed = self._across_series(group.self_attention, normed, wanted.mask_of_states)
         states = states + group.dropout(mixed)
         normed = feed_forward.layer_norm(states)
         return states + feed_forward.dropout(feed_forward.mlp(normed))
@@ -170,7 +170,7 @@ class LeanChronos2(nn.Module):
         queries = self._turned(queries, self._cos[-count:], self._sin[-count:])
         keys = self._turned(keys, self._cos, self._sin)
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
-        mixed = self._attend(attention, queries, keys, values, _mask(places.filled)[:, None, None])
+        mixed = self._attend(attention, queries, keys, values, places.mask_of_rows[:, None, None])
         joined: Tensor = attention.o(wanted.take(mixed.transpose(1, 2).flatten(2)))
         return joined
 
@@ -204,20 +204,15 @@ class LeanChronos2(nn.Module):
             return said
         return functional.linear(normed, attention.o.weight @ attention.v.weight)
 
-    def _across_series(self, attention: Attention, normed: Tensor, filled: Tensor) -> Tensor:
+    def _across_series(self, attention: Attention, normed: Tensor, mask: Tensor) -> Tensor:
         split = (3, attention.heads, attention.width)
         weights = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
         # [places, size, 3, heads, d_kv] to three of [places, heads, size, d_kv]
         joint = functional.linear(normed, weights).unflatten(-1, split).permute(2, 0, 3, 1, 4)
         queries, keys, values = joint.unbind(0)
-        mixed = self._attend(attention, queries, keys, values, _mask(filled)[:, None, None])
+        mixed = self._attend(attention, queries, keys, values, mask[:, None, None])
         joined: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
         return joined
-
-
-def _mask(filled: Tensor) -> Tensor:
-    """What is added to the scores of keys: nothing, or so much that they weigh zero."""
-    return (1.0 - filled) * torch.finfo(filled.dtype).min
 
 
 def _location_and_scale(context: Tensor) -> LocationAndScale:

@@ -21,7 +21,6 @@ class Places:
     """
 
     def __init__(self, filled: Tensor, group_size: int) -> None:
-        self.filled = filled
         self.patches = filled.shape[1]
         self._groups = len(filled) // group_size
         self._kept: Tensor | None = None
@@ -29,6 +28,9 @@ class Places:
             used = filled.unflatten(0, (-1, group_size)).amax(dim=1).flatten()
             kept = used.nonzero().squeeze(1)
             self._kept = kept if len(kept) < len(used) else None
+        # What is added to the scores of keys: nothing, or so much that they weigh zero.
+        self.mask_of_rows = (1.0 - filled) * torch.finfo(filled.dtype).min
+        self.mask_of_states = self.take(self.mask_of_rows)
 
     def take(self, rows: Tensor) -> Tensor:
         """Rows to states."""
