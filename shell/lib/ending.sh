@@ -44,16 +44,25 @@ stop_work() {
   stop_checkpoint_sync
 }
 
+# Prints the loss that was no number, if the trainer told one: nothing goes on from such weights, whatever ended the run.
+bad_loss() { _fact "$data/output/training.json" bad_loss; }
+
 # The run's outcome from the way bootstrap ends. <exit status>
 outcome_of() {
   case $(stop_reason) in
     killed) printf 'killed\n' ;;
-    interrupted) if (($1 == 0)); then printf 'succeeded\n'; else printf 'interrupted\n'; fi ;;
+    interrupted) if (($1 == 0)); then printf 'succeeded\n'; elif [[ -n $(bad_loss) ]]; then printf 'failed\n'; else printf 'interrupted\n'; fi ;;
     *) if (($1 == 0)); then printf 'succeeded\n'; else printf 'failed\n'; fi ;;
   esac
 }
 
 explain_end() {
+  local loss
+  loss=$(bad_loss)
+  if time_is_short && [[ -n $loss ]]; then
+    printf 'the training had failed before it was asked to end: %s\n' "$loss"
+    return 0
+  fi
   case $(stop_reason) in
     killed) printf '%s\n' "$KILLED_BY_OPERATOR" ;;
     interrupted) explain_interruption "$notice_file" "$phase" "$data/output" ;;
@@ -99,7 +108,7 @@ rescue() {
 keep_if_asked() {
   local minutes
   minutes=$(($(minutes_within_deadline "$((CHRONOS_KEEP_ON_FAILURE_MINUTES + 2))") - 2))
-  if ((minutes > 0)) && [[ $(stop_reason) != deadline ]]; then
+  if ((minutes > 0)) && ! time_is_short; then
     log_warn "KEPT for $minutes minutes after the failure (keep_on_failure_minutes): instance $INSTANCE_ID goes on billing; invoke kill ends it"
     run_waiting sleep "$((minutes * 60))" || true
   fi

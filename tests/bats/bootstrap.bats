@@ -455,6 +455,25 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   run ! grep -q KEPT console
 }
 
+@test "an interruption of a training whose loss is no number is a failure, and nobody is told to go on from it" {
+  local record
+  plan_cli
+  plan_terminate
+  be_spot
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training "$(announce)"'
+    trap "printf \"{\\\"last_step\\\": 7, \\\"bad_loss\\\": \\\"loss is nan at step_7\\\"}\" >\"\$CHRONOS_ROOT/data/output/training.json\"; exit 1" TERM
+    while true; do sleep 0.05; done'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does results_sync 'mkdir -p "$CHRONOS_ROOT/data/output/checkpoints"
+    printf "{\"step\": 7}" >"$CHRONOS_ROOT/data/output/checkpoints/.tmp-saved.json"'
+  CHRONOS_KEEP_ON_FAILURE_MINUTES=30 boot
+  assert_clean_end
+  record=$(run_record_now)
+  assert_json "$record" '"\(.outcome) \(.failed_step) \(.checkpoint_step) \(.error)"' \
+    'failed training 7 the training had failed before it was asked to end: loss is nan at step_7'
+}
+
 @test "an interruption before training ends the run there, and there is nothing to go on from" {
   plan_cli
   plan_terminate

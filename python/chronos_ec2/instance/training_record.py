@@ -22,7 +22,7 @@ _MAX_DEPTH: Final = 16
 _MAX_STEP: Final = 1e12
 _LOSSES: Final = ("loss", "train_loss", "eval_loss", "WQL")
 # a trainer that writes strict JSON writes NaN as null; a WQL of values that are all zero has no value
-_NEVER_NULL: Final = ("loss",)
+_NEVER_NULL: Final = ("loss", "train_loss")
 _SAVED_ON: Final = frozenset({"checkpoint", "eval", "train_end", "final", "train_summary"})
 
 
@@ -113,6 +113,16 @@ class TrainingRecord:
         ended = self._end is not None and not self.interrupted
         return ended or self._summarised
 
+    @property
+    def closed(self) -> bool:
+        """Whether one of the project's own trainers reached its end and has written its results."""
+        return not self.missing_events() and not self.interrupted
+
+    @property
+    def bad_loss(self) -> str | None:
+        """The first loss that is no number, and where; None when there was none."""
+        return self._bad_loss
+
     def observe(self, event: Event) -> bool:
         """Take one event.
 
@@ -177,6 +187,7 @@ class TrainingRecord:
             "ended_at": to_text(ended_at) if ended_at else None,
             "exit_code": exit_code,
             "error": error,
+            "bad_loss": self._bad_loss,
             "last_step": self._last_step,
             "timeline": dict(self.timeline),
             **({} if self._resumed_at is None else {"resumed_from_step": self._resumed_at}),
@@ -217,7 +228,10 @@ class TrainingRecord:
             self._history.add(numbers)
         self._numbers.update({name: value for name, value in numbers.items() if name not in ("step", "lr")})
         self._look_for_bad_loss(event)
-        loss = as_number(event.get("loss"))
+        # Where logging_steps is more than max_steps, Hugging Face tells a loss in its summary alone, which
+        # says 0 as well when a run that goes on had no step left to take.
+        name = "loss" if "loss" in event or "resume_from" in self._about else "train_loss"
+        loss = as_number(event.get(name))
         if loss is not None:
             self._only_zeros = loss == 0 and (self._only_zeros or not self._told_loss)
             self._told_loss = True

@@ -37,6 +37,9 @@ def judge(
 ) -> Ending:
     """Weigh the witnesses.
 
+    A loss that is no number fails the training however it ended: nothing goes on from such weights. The last
+    grad_norm alone does not, where it was interrupted: with fp16 a loss scaler skips such a step.
+
     Args:
         returncode: the command's exit status, negative for a signal.
         record: what its lines said.
@@ -48,19 +51,24 @@ def judge(
     code = returncode if returncode >= 0 else SIGNAL_EXIT_BASE - returncode
     if lost is not None:
         return Ending("interrupted", ExitCode.TERMINATED, lost)
+    if signum is not None and needs_closing_events and record.closed:
+        # torchrun exits with 1 when a signal comes, whatever its workers have finished.
+        code = 0
     stopped = signum is not None and not (code == 0 and record.finished)
-    if stopped or record.interrupted or code == INTERRUPTED_EXIT:
+    stopped = stopped or record.interrupted or code == INTERRUPTED_EXIT
+    broken = record.bad_loss if stopped else record.broken_numbers()
+    if stopped and broken is None:
         by = f" by {signal.Signals(signum).name}" if signum is not None else ""
         fallback = SIGNAL_EXIT_BASE + signum if signum is not None else INTERRUPTED_EXIT
         if record.interrupted:
             # torchrun exits with 1 when a signal ends it, though its workers have saved and said so.
             code = INTERRUPTED_EXIT
         return Ending("interrupted", code or fallback, f"training was interrupted{by}")
-    if code != 0:
-        return Ending("failed", code, _describe_failure(returncode, last_words))
-    broken = record.broken_numbers()
+    if code not in (0, INTERRUPTED_EXIT):
+        reason = _describe_failure(returncode, last_words)
+        return Ending("failed", code, f"{reason}; {broken}" if stopped else reason)
     if broken is not None:
-        return Ending("failed", ExitCode.FAILED, f"the training command exited with 0, but {broken}")
+        return Ending("failed", ExitCode.FAILED, f"the training command exited with {code}, but {broken}")
     missing = record.missing_events() if needs_closing_events else []
     if missing:
         reason = f"the trainer exited with 0, but never said {' and '.join(missing)}"

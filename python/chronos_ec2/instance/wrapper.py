@@ -17,8 +17,9 @@ In the output folder: training.json, metrics.jsonl (appended), logs/training.log
 
 TERM and INT are passed on to the command's process group; after --grace-seconds, or at a second signal, comes
 SIGKILL. Exit: the command's own code (128+N for signal N); 1 when it says 0 and its numbers or events say
-otherwise; 75 or 128+N when it was interrupted and says 0; 143 when the run has lost its state file;
-126/127 when it cannot be started; 2 usage; 26 a config that is off.
+otherwise, or 75 after a loss of NaN; 75 or 128+N when it was interrupted and says 0; 0 when a signal came and
+our own trainer has written its results all the same; 143 when the run has lost its state file; 126/127 when
+it cannot be started; 2 usage; 26 a config that is off.
 """
 
 from __future__ import annotations

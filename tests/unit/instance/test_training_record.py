@@ -74,6 +74,13 @@ NAN = {"event": "metric", "step": 4, "loss": math.nan}
         (verdict(0, END, needs_closing_events=True), "failed", 1),
         (verdict(0, NAN), "failed", 1),
         (verdict(3, NAN), "failed", 3),
+        (verdict(75, NAN), "failed", 1),
+        (verdict(143, NAN, signum=15), "failed", 143),
+        (verdict(-15, NAN, signum=15), "failed", 143),
+        (verdict(0, NAN, signum=15), "failed", 1),
+        (verdict(0, NAN, {**END, "interrupted": True}), "failed", 1),
+        (verdict(0, NAN, lost="gone"), "interrupted", 143),
+        (verdict(75, {"event": "metric", "loss": 1, "grad_norm": math.nan}), "interrupted", 75),
         (verdict(0, {"event": "metric", "loss": None}), "failed", 1),
         (verdict(0, {"event": "metric", "loss": math.inf}), "failed", 1),
         (verdict(0, {"event": "eval", "eval_loss": math.nan}), "failed", 1),
@@ -84,6 +91,15 @@ NAN = {"event": "metric", "step": 4, "loss": math.nan}
         (verdict(0, ZERO, END, FINAL, needs_closing_events=True), "failed", 1),
         (verdict(0, {"event": "metric", "loss": 0.5}, ZERO), "completed", 0),
         (verdict(0, ZERO, {"event": "metric", "loss": 0.5}, ZERO), "completed", 0),
+        (verdict(0, {"event": "train_summary", "train_loss": 0.0}), "failed", 1),
+        (verdict(0, {"event": "train_summary", "train_loss": None}), "failed", 1),
+        (verdict(0, ZERO, {"event": "train_summary", "train_loss": 0.0}), "failed", 1),
+        (verdict(0, {"event": "train_summary", "train_loss": 0.5}), "completed", 0),
+        (
+            verdict(0, {"event": "metric", "loss": 0.5}, {"event": "train_summary", "train_loss": 0}),
+            "completed",
+            0,
+        ),
         (verdict(-9), "failed", 137),
         (verdict(-60), "failed", 188),
         (verdict(75), "interrupted", 75),
@@ -94,12 +110,30 @@ NAN = {"event": "metric", "step": 4, "loss": math.nan}
         (verdict(1, signum=2), "interrupted", 1),
         (verdict(0, {**END, "interrupted": True}), "interrupted", 75),
         (verdict(1, {**END, "interrupted": True}, signum=15), "interrupted", 75),
+        (verdict(1, END, FINAL, signum=15, needs_closing_events=True), "completed", 0),
+        (verdict(-9, END, FINAL, signum=15, needs_closing_events=True), "completed", 0),
+        (verdict(1, ZERO, END, FINAL, signum=15, needs_closing_events=True), "failed", 1),
+        (verdict(1, END, FINAL, needs_closing_events=True), "failed", 1),
+        (verdict(1, END, signum=15, needs_closing_events=True), "interrupted", 1),
+        (verdict(1, END, FINAL, signum=15), "interrupted", 1),
         (verdict(0, lost="gone"), "interrupted", 143),
     ],
 )
 def test_verdicts(ending: Ending, status: str, code: int) -> None:
     assert (ending.status, ending.exit_code) == (status, code)
     assert (ending.error is None) is (status == "completed")
+
+
+def test_a_run_that_goes_on_and_has_no_step_left_is_no_failure() -> None:
+    record = TrainingRecord({"resume_from": "2025-01-14-000000"}, START)
+    record.observe({"event": "train_summary", "train_loss": 0.0})
+    assert record.broken_numbers() is None
+
+
+def test_a_loss_of_nan_is_named_whatever_ended_the_training() -> None:
+    assert str(verdict(-15, NAN, signum=15).error).endswith("killed by SIGTERM; loss is nan at step_4")
+    assert verdict(75, NAN).error == "the training command exited with 75, but loss is nan at step_4"
+    assert record_of(NAN).document("failed")["bad_loss"] == "loss is nan at step_4"
 
 
 def test_a_gradient_that_recovers_is_forgiven() -> None:
