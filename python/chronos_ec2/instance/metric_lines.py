@@ -58,6 +58,9 @@ def _json_object(line: str) -> Event | None:
         return None
     try:
         decoded = json.loads(text)
+        if "\\u" in text:
+            # Half of a surrogate pair is no character: who quotes it can write no file, table or page.
+            decoded = json.loads(json.dumps(decoded, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return None
     return decoded if isinstance(decoded, dict) else None

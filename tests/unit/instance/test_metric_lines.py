@@ -42,6 +42,11 @@ def test_metric_lines_of_every_kind(line: str, event: dict[str, object]) -> None
     assert parse_line(line) == event
 
 
+def test_half_a_character_is_a_question_mark_and_a_whole_one_stays() -> None:
+    line = r'{"event": "metric", "\ud800": 1.0, "words": ["\uDC00x", "\ud83d\ude00"]}'
+    assert parse_line(line) == {"event": "metric", "?": 1.0, "words": ["?x", "\N{GRINNING FACE}"]}
+
+
 def test_bare_nan_is_read() -> None:
     event = parse_line("{'loss': 0.0, 'grad_norm': nan, 'learning_rate': -inf}")
     assert event is not None
