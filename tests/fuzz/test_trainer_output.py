@@ -18,10 +18,16 @@ from chronos_ec2.instance import collector as collector_module
 from chronos_ec2.instance.collector import Collector
 from chronos_ec2.instance.line_splitter import MAX_LINE_BYTES, LineSplitter
 from chronos_ec2.instance.training_record import TrainingRecord
+from chronos_ec2.instance.wrapper import find_model
 from faults.tools.tally import Tally
 
 METRIC = {"event": "metric", "step": 10, "loss": 0.5, "lr": 1e-4, "epoch": 1, "samples_per_second": 3.5}
-FINAL = {"event": "final", "metrics": {"WQL": 0.1, "MASE": 1.0}, "baselines": {"seasonal_naive": {"WQL": 1}}}
+FINAL = {
+    "event": "final",
+    "metrics": {"WQL": 0.1, "MASE": 1.0},
+    "baselines": {"seasonal_naive": {"WQL": 1}},
+    "model_path": "models/model.pkl",
+}
 HUGGING_FACE = b"{'loss': '11.62', 'grad_norm': nan, 'learning_rate': np.float64(1e-05), 'epoch': '2'}"
 LINES = (
     flawed(METRIC).map(dumped)
@@ -39,7 +45,7 @@ STARTED = datetime(2026, 11, 24, tzinfo=UTC)
 
 
 def collected(printed: bytes, piece: int, output: Path) -> list[str]:
-    """Put what was printed through splitter and collector; what the wrapper says of it."""
+    """Put what was printed through splitter and collector to the end; what the wrapper says of it."""
     said: list[str] = []
     record = TrainingRecord({}, STARTED, now=lambda: STARTED)
     collector = Collector(output, record, said.append, monotonic=iter(range(10**9)).__next__)
@@ -48,6 +54,7 @@ def collected(printed: bytes, piece: int, output: Path) -> list[str]:
         collector.take("stderr", splitter.feed(printed[start : start + piece * 64]))
     collector.take("stderr", splitter.finish())
     assert len(collector.last_words) <= 500
+    record.model_file = find_model(output, record.model_path)
     collector.conclude(record.document("failed"))
     return said
 
@@ -68,10 +75,13 @@ def test_whatever_is_printed_is_kept_and_what_is_recorded_is_json(
 
 
 def assert_strict(output: Path) -> None:
-    """What was recorded is JSON that every reader takes."""
-    for line in (output / "metrics.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=pytest.fail)
-    json.loads((output / "training.json").read_text(), parse_constant=pytest.fail)
+    """What was recorded is JSON that every reader takes, and text that can be written."""
+    for text in [
+        *(output / "metrics.jsonl").read_text().splitlines(),
+        (output / "training.json").read_text(),
+    ]:
+        read = json.loads(text, parse_constant=pytest.fail)
+        json.dumps(read, ensure_ascii=False).encode()
 
 
 def test_a_line_without_an_end_takes_no_memory(tally: Tally) -> None:

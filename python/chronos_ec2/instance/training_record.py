@@ -63,9 +63,8 @@ class TrainingRecord:
 
     Attributes:
         model_file: path, bytes and sha256 of the model, once it is known.
-        timeline: when the first step began and the last one was done, as far as they have come. A trainer
-            that announces its `start` does so when its first step begins; of another one the first numbers
-            count.
+        process_time: stands in for what `timeline` lacks; the wrapper fills it for a command, from its
+            process's start and end: one that tells no steps trains all the time.
     """
 
     def __init__(
@@ -74,7 +73,8 @@ class TrainingRecord:
         self._about = dict(about)
         self._started_at = started_at
         self._now = now
-        self.timeline: dict[str, str] = {}
+        self.process_time: dict[str, str] = {}
+        self._reached: dict[str, str] = {}
         self.model_file: dict[str, Any] | None = None
         self._start: Event = {}
         self._end: Event | None = None
@@ -90,6 +90,15 @@ class TrainingRecord:
         self._last_step: int | None = None
         self._resumed_at: int | None = None
         self._summarised = False
+
+    @property
+    def timeline(self) -> dict[str, str]:
+        """When the first step began and the last one was done, as far as they have come.
+
+        A trainer that announces its `start` does so when its first step begins; of another one the first
+        numbers count.
+        """
+        return {**self.process_time, **self._reached}
 
     @property
     def label(self) -> str | None:
@@ -189,7 +198,7 @@ class TrainingRecord:
             "error": error,
             "bad_loss": self._bad_loss,
             "last_step": self._last_step,
-            "timeline": dict(self.timeline),
+            "timeline": self.timeline,
             **({} if self._resumed_at is None else {"resumed_from_step": self._resumed_at}),
             "data": data,
             "model": {"parameters": self._start.get("params"), **(self.model_file or {"path": None})},
@@ -213,9 +222,9 @@ class TrainingRecord:
         stepped = counted and event["event"] in ("metric", "checkpoint")
         now = to_milliseconds(self._now())
         if event["event"] == "start" or stepped:
-            self.timeline.setdefault("first_step", now)
+            self._reached.setdefault("first_step", now)
         if event["event"] == "train_end" or (stepped and self._end is None):
-            self.timeline["last_step"] = now
+            self._reached["last_step"] = now
 
     def _observe_numbers(self, event: Event) -> None:
         step, epoch = as_number(event.get("step")), as_number(event.get("epoch"))

@@ -13,6 +13,9 @@ state file and no heartbeat; --env and --run-id default to the config's. --model
 those that train together; {nodes}, {node_rank}, {master_addr} and {master_port} stand for it in `command`.
 Only the first one's trainer speaks, so that the others' events are not missed.
 
+A command that tells no steps counts as training from its start to its end; of another one its first and its
+last numbers count (`timeline` in training.json).
+
 In the output folder: training.json, metrics.jsonl (appended), logs/training.log (appended).
 
 TERM and INT are passed on to the command's process group; after --grace-seconds, or at a second signal, comes
@@ -46,7 +49,7 @@ from chronos_ec2.instance.trainer_command import ALONE, OWN_TRAINERS, count_gpus
 from chronos_ec2.instance.training_process import TrainingProcess
 from chronos_ec2.instance.training_record import TrainingRecord, describe_data, file_facts
 from chronos_ec2.instance.verdict import Ending, judge
-from chronos_ec2.state.clock import utc_now
+from chronos_ec2.state.clock import to_milliseconds, utc_now
 from chronos_ec2.state.store import StateStore
 from chronos_ec2.state.stored_checkpoints import FOLDER
 
@@ -101,6 +104,23 @@ def resumed_from(job: Job) -> dict[str, Any]:
     return {"resume_from": note.get("run_id"), "resumed_from_step": step}
 
 
+def find_model(output: Path, told: str | None) -> dict[str, Any] | None:
+    """Path, bytes and sha256 of the model: a regular file in the output folder, else None.
+
+    Args:
+        output: the run's output folder.
+        told: where the trainer says that it lies; it may be anything.
+    """
+    try:
+        output = output.resolve()
+        path = (output / (told or "models/model.pkl")).resolve()
+        if not path.is_relative_to(output) or not path.is_file():
+            return None
+        return {"path": str(path.relative_to(output)), **file_facts(path)}
+    except (OSError, ValueError, RuntimeError):  # no name that a file can have; links that lead in a circle
+        return None
+
+
 class Session:
     """One training from start to verdict."""
 
@@ -138,12 +158,14 @@ class Session:
             pid = self._process.start()
         except OSError as error:
             return self._fail_to_start(error)
+        self._note_time("first_step")
         if self._signals:
             # it came while the command was being started
             self._process.stop(self._signals[0])
         if self._heartbeat is not None:
             self._heartbeat.start(pid)
         returncode = self._process.wait()
+        self._note_time("last_step")
         signum = self._signals[0] if self._signals else None
         if self._heartbeat is not None:
             self._heartbeat.stop()
@@ -157,28 +179,27 @@ class Session:
         )
         return self._conclude(ending)
 
+    def _note_time(self, milestone: str) -> None:
+        """Count the time of a command's process as training, unless it tells of steps itself, as ours do."""
+        if self._job.trainer == "command":
+            self._record.process_time[milestone] = to_milliseconds(utc_now())
+
     def _fail_to_start(self, error: OSError) -> int:
         code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _CANNOT_RUN
         reason = f"the training command {self._job.argv[0]!r} cannot be started: {error.strerror}"
         return self._conclude(Ending("failed", code, reason))
 
     def _conclude(self, ending: Ending) -> int:
-        self._record.model_file = self._find_model()
+        told = self._record.model_path
+        self._record.model_file = find_model(self._job.output, told)
+        if told is not None and self._record.model_file is None:
+            say(f"no model in training.json: {told[:200]!r} is no file in the output folder")
         document = self._record.document(
             ending.status, ended_at=utc_now(), exit_code=ending.exit_code, error=ending.error
         )
         self._collector.conclude(document)
         say(f"{ending.status}, exit {ending.exit_code}" + (f": {ending.error}" if ending.error else ""))
         return ending.exit_code
-
-    def _find_model(self) -> dict[str, Any] | None:
-        output = self._job.output.resolve()
-        path = (output / (self._record.model_path or "models/model.pkl")).resolve()
-        shown = path.relative_to(output) if path.is_relative_to(output) else path
-        try:
-            return {"path": str(shown), **file_facts(path)}
-        except OSError:
-            return None
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
         self._signals.append(signum)
@@ -206,7 +227,7 @@ class Session:
             self._job.run_id,
             interval_seconds=self._job.config.heartbeat_seconds,
             progress=lambda: self._record.label,
-            timeline=lambda: dict(self._record.timeline),
+            timeline=lambda: self._record.timeline,
             on_lost=self._on_lost,
             log=say,
         )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from chronos_ec2.metrics_log import source_of, time_of
 
@@ -58,6 +61,29 @@ def test_a_good_run_leaves_the_whole_record(rig: Rig, monkeypatch) -> None:
     assert record["started_at"] <= record["ended_at"]
     assert [event["event"] for event in rig.metrics][:2] == ["start", "metric"]
     assert list(rig.output.glob(".tmp*")) == []
+
+
+@pytest.mark.parametrize(
+    "told", ["a\0b", "\ud800", "/dev/zero", "pipe", "models", "../outside", "loop", "n" * 300]
+)
+def test_a_model_that_is_no_file_in_the_output_folder_is_none(rig: Rig, told: str) -> None:
+    rig.output.mkdir()
+    (rig.output / "models").mkdir()
+    os.mkfifo(rig.output / "pipe")
+    (rig.output / "loop").symlink_to("loop")
+    (rig.folder / "outside").write_text("another's")
+    event = json.dumps({"event": "final", "model_path": told})
+    code, _, err = rig.run(f"print({event!r})")
+    assert code == 0 and "is no file in the output folder" in err and "Traceback" not in err
+    assert (rig.record["status"], rig.record["model"]["path"]) == ("completed", None)
+
+
+def test_a_command_that_tells_no_steps_trains_from_its_start_to_its_end(rig: Rig) -> None:
+    rig.run("pass")
+    timeline = rig.record["timeline"]
+    assert rig.record["started_at"][:19] <= timeline["first_step"] < timeline["last_step"]
+    rig.run("""print('{"event": "metric", "step": 1, "loss": 1}')""")
+    assert rig.record["timeline"]["first_step"] == rig.record["timeline"]["last_step"]
 
 
 def test_the_childs_exit_code_comes_back_with_its_last_words(rig: Rig) -> None:
