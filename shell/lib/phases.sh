@@ -105,10 +105,22 @@ phase_gpu_preflight() {
   fi
 }
 
-phase_data_sync() {
-  run_waiting aws s3 cp --only-show-errors "s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" "$data/config.yaml" \
+# The run's config names the command that is run, so it is the launch's to the byte.
+fetch_config() {
+  local uri="s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" digest
+  run_waiting aws s3 cp --only-show-errors "$uri" "$data/config.yaml" \
     || fail "the run's config.yaml could not be downloaded" || return $?
   note_download "$data/config.yaml"
+  digest=$(sha256_of_input <"$data/config.yaml") || return $?
+  if [[ $digest != "$CHRONOS_CONFIG_SHA256" ]]; then
+    rm -f "$data/config.yaml"
+    fail "$uri is not what this run was launched with (its sha256 is another) and was not used:" \
+      "somebody has written over it; see who may write to the bucket, then launch again"
+  fi
+}
+
+phase_data_sync() {
+  fetch_config || return $?
   finish_data_sync || fail "the training data could not be fetched; see the log" || return $?
   if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
     run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model" \

@@ -4,7 +4,7 @@
 bats_require_minimum_version 1.5.0
 load helpers/common
 
-readonly RUN=2025-01-15-143022
+readonly RUN=2025-01-15-143022 CONFIG='trainer: test'
 
 setup() {
   common_setup
@@ -15,7 +15,7 @@ setup() {
   set_variables
   put_state initialization launch "$RUN" null
   put_run_record "$RUN"
-  put_object a-bucket "dev/$RUN/config.yaml" 'trainer: test'
+  put_object a-bucket "dev/$RUN/config.yaml" "$CONFIG"
   export FAKE_PYTHON="$work/python"
   mkdir "$FAKE_PYTHON"
 }
@@ -56,7 +56,8 @@ set_variables() {
   export CHRONOS_RUN_ID=$RUN CHRONOS_ENV=dev CHRONOS_BUCKET=a-bucket CHRONOS_ACCELERATOR=cuda
   export CHRONOS_DEADLINE CHRONOS_DEADLINE_MINUTES=360
   CHRONOS_DEADLINE=$(date -u -d '6 hours' +%Y-%m-%dT%H:%M:%SZ)
-  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_PIECES_SHA256 CHRONOS_DATASET_SHA256=dddd
+  export CHRONOS_ENVIRONMENT_ARCHIVE=venv.tar.gz CHRONOS_ENVIRONMENT_PIECES_SHA256 CHRONOS_DATASET_SHA256=dddd CHRONOS_CONFIG_SHA256
+  CHRONOS_CONFIG_SHA256=$(printf %s "$CONFIG" | sha256sum | cut -d' ' -f1)
   CHRONOS_ENVIRONMENT_PIECES_SHA256=$(sha256sum <"$(object a-bucket cached-datasets/python-env/venv.tar.gz)" | cut -d' ' -f1 | sha256sum | cut -d' ' -f1)
   export CHRONOS_MIN_FREE_DISK_GB=20 CHRONOS_HEARTBEAT_SECONDS=60 CHRONOS_LOG_UPLOAD_SECONDS=60
   export CHRONOS_KILL_GRACE_SECONDS=1 CHRONOS_KEEP_ON_FAILURE_MINUTES=0
@@ -174,8 +175,8 @@ assert_failed_run() {
 
 @test "every variable that user data sets is asked for by name: exit code 2, nothing touched" {
   local name
-  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_PIECES_SHA256 DATASET_SHA256 DEADLINE_MINUTES MIN_FREE_DISK_GB \
-    HEARTBEAT_SECONDS LOG_UPLOAD_SECONDS KILL_GRACE_SECONDS KEEP_ON_FAILURE_MINUTES; do
+  for name in RUN_ID ENV BUCKET DEADLINE ACCELERATOR ENVIRONMENT_ARCHIVE ENVIRONMENT_PIECES_SHA256 CONFIG_SHA256 DATASET_SHA256 DEADLINE_MINUTES \
+    MIN_FREE_DISK_GB HEARTBEAT_SECONDS LOG_UPLOAD_SECONDS KILL_GRACE_SECONDS KEEP_ON_FAILURE_MINUTES; do
     run --separate-stderr -2 env -u "CHRONOS_$name" bash "$scripts/bootstrap.sh"
     assert_regex "$stderr" "CHRONOS_$name is not set"
   done
@@ -351,6 +352,17 @@ cleanup cleanup i-0abc"
   boot
   assert_failed_run data_sync 1 'the training data could not be fetched'
   run ! grep -q '^training' "$FAKE_PYTHON/calls"
+}
+
+@test "data_sync: a config that is not the launch's is never used, and the error says what to do" {
+  plan_cli
+  plan_terminate
+  put_object a-bucket "dev/$RUN/config.yaml" 'trainer: command'
+  boot
+  assert_failed_run data_sync 1 "^s3://a-bucket/dev/$RUN/config.yaml is not what this run was launched with .*; see who may write to the bucket, then launch again\$"
+  run ! grep -q '^training' "$FAKE_PYTHON/calls"
+  assert [ ! -e "$CHRONOS_ROOT/data/config.yaml" ]
+  assert [ ! -e "$CHRONOS_ROOT/data/output/config.yaml" ]
 }
 
 @test "training: the trainer's exit code and its own error reach the record, and what it made is uploaded" {

@@ -47,7 +47,7 @@ values = {
     "deadline": "2025-01-15T20:30:22Z", "deadline_minutes": 360, "accelerator": "cuda", "min_free_disk_gb": 20,
     "heartbeat_seconds": 15, "log_upload_seconds": 10, "kill_grace_seconds": 90, "keep_on_failure_minutes": 0,
     "environment_archive": "venv.tar.gz", "environment_pieces_sha256": "e" * 64, "scripts_sha256": "a" * 64,
-    "dataset_sha256": "d" * 64, "resume_from": "", "start_model": "", "topic_arn": "", "stale_minutes": 15,
+    "config_sha256": "c" * 64, "dataset_sha256": "d" * 64, "resume_from": "", "start_model": "", "topic_arn": "", "stale_minutes": 15,
     "sample_seconds": 5, "idle_gpu_minutes": 20, "idle_gpu_action": "tell", "nodes": 1,
 }
 values.update(json.loads(word) for word in sys.argv[1:])

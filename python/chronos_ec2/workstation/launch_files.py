@@ -7,6 +7,7 @@ the script sends them. Nothing here talks to AWS.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -55,6 +56,11 @@ def run_config(settings: Settings, run_id: str) -> dict[str, Any]:
     }
 
 
+def config_text(settings: Settings, run_id: str) -> str:
+    """The run's `config.yaml` as it is sent; its digest goes with the user data."""
+    return yaml.safe_dump(run_config(settings, run_id), sort_keys=False)
+
+
 def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: datetime) -> dict[str, Any]:
     """What the user data template is filled with."""
     archive = facts["environment_archive"]
@@ -75,6 +81,7 @@ def user_data_values(settings: Settings, facts: Mapping[str, Any], deadline: dat
         "environment_archive": archive["archive"],
         "environment_pieces_sha256": archive["pieces_sha256"],
         "scripts_sha256": facts["scripts_sha256"],
+        "config_sha256": hashlib.sha256(config_text(settings, facts["run_id"]).encode()).hexdigest(),
         "dataset_sha256": facts["dataset_sha256"],
         "resume_from": (facts.get("resume") or {}).get("run_id", ""),
         "start_model": settings.start_model,
@@ -201,9 +208,8 @@ def write_launch_files(settings: Settings, facts: Mapping[str, Any], into: Path,
             )
     settings = limited(settings, facts)
     deadline = now + timedelta(hours=settings.max_hours)
-    config = yaml.safe_dump(run_config(settings, facts["run_id"]), sort_keys=False)
     (into / "user_data.sh").write_text(render_user_data(user_data_values(settings, facts, deadline)))
-    (into / "config.yaml").write_text(config)
+    (into / "config.yaml").write_text(config_text(settings, facts["run_id"]))
     (into / "run.json").write_text(json.dumps(run_record(settings, facts, now, deadline), indent=2))
     (into / "state.json").write_text(json.dumps(first_state(settings, facts, now, deadline)))
     (into / "pools.json").write_text(json.dumps(ladder(settings, facts["run_id"], facts["subnets"])))

@@ -23,6 +23,7 @@ from outside_looks import until
 from tools.doomed import s3_is_gone
 from tools.fault_proxy import Match, Request
 from tools.guest_processes import Find, boot_scripts, bootstrap, companions, processes, wrapper
+from tools.lab import ENVIRONMENT
 from tools.matrix import Cell, Fault, always, only
 
 LATE_SECONDS: Final = 5.0
@@ -271,6 +272,12 @@ FAULTS: Final = (
         "training data altered",
         lambda cell: cell.spoil(_DATA),
         always("succeeded", **dict.fromkeys(PHASES[:4], ("failed", "succeeded"))),
+    ),
+    Fault(
+        "config altered",
+        lambda cell: cell.spoil(f"{ENVIRONMENT}/{cell.run_id}/config.yaml"),
+        # It comes in data_sync, which is held as it begins.
+        always("succeeded", **dict.fromkeys(PHASES[:5], "failed")),
     ),
     Fault("TerminateInstances refused", no_terminate, always("succeeded")),
     Fault("power-off fails", nothing, always("succeeded"), prepare=without_power_off),

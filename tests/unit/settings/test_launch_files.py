@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -104,6 +105,11 @@ def test_the_instance_reads_the_config_that_the_laptop_wrote(environment: str, t
         "max_steps": settings.max_steps,
         "seed": settings.seed,
     }
+
+
+def test_the_user_data_names_the_config_by_its_digest(launched: Path) -> None:
+    digest = hashlib.sha256((launched / "config.yaml").read_bytes()).hexdigest()
+    assert f"CHRONOS_CONFIG_SHA256={digest} " in (launched / "user_data.sh").read_text()
 
 
 @pytest.mark.parametrize(

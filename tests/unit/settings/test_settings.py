@@ -159,7 +159,8 @@ def test_variables_of_other_meaning_are_left_alone() -> None:
         "DEADLINE",
         "ENVIRONMENT",
     )
-    others += ("DEADLINE_MINUTES", "ENVIRONMENT_ARCHIVE", "ENVIRONMENT_PIECES_SHA256", "DATASET_SHA256")
+    others += ("DEADLINE_MINUTES", "ENVIRONMENT_ARCHIVE", "ENVIRONMENT_PIECES_SHA256")
+    others += ("CONFIG_SHA256", "DATASET_SHA256")
     others += ("LOCAL_SHUTDOWN_GRACE", "WORKSTATION", "VERSION", "LOG", "HOME", "TEST")
     variables = {f"CHRONOS_{name}": "dev" for name in others} | {"PATH": "/bin", "REGION": "x"}
     assert load_settings("dev", variables=variables).environment == "dev"
