@@ -113,6 +113,14 @@ require_variables() {
   done
 }
 
+# Copies its input to the log file and to the console. A tee that the kernel has killed is begun again, on the same pipe: were
+# nobody to read that, the next word would end whoever says it. A console that has gone (-p) ends nothing either.
+keep_log() {
+  until tee -p -a "$log_file" || (($? < 128)); do
+    log_warn "the log's writer was killed, and is begun again; words may be missing here"
+  done
+}
+
 # Sends everything printed from here on to the log file and to the console as well.
 start_log() {
   local folder="${CHRONOS_ROOT:-}/var/log/chronos"
@@ -124,7 +132,7 @@ start_log() {
   sed 's/^/cloud-init| /' "${CHRONOS_ROOT:-}/var/log/cloud-init-output.log" 2>/dev/null >>"$log_file" || true
   ballast="$folder/ballast"
   head -c 4194304 /dev/zero >"$ballast" || true
-  exec > >(exec tee -a "$log_file") 2>&1
+  exec > >(keep_log 2>>"$log_file") 2>&1
   export CHRONOS_S3_REQUESTS="$folder/s3-requests"
   # User data has listed the scripts and fetched each of them.
   note_requests P

@@ -540,6 +540,29 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'failed data_sync'
 }
 
+@test "a log whose writer is killed, and a console that nobody reads, keep no run from its end, nor its words from the log" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it; the session is the run's own
+  program_does training 'echo "before the kill"
+    while ! grep -q "^before the kill" "$CHRONOS_ROOT/var/log/chronos/bootstrap.log"; do sleep 0.05; done
+    tee=$(pgrep -s 0 -x tee); kill -KILL "$tee"
+    while kill -0 "$tee" 2>/dev/null; do sleep 0.05; done; echo "after the kill"'
+  mkfifo "$work/nobody"
+  exec 5<>"$work/nobody"
+  setsid bash "$scripts/bootstrap.sh" >"$work/nobody" 2>&1 3>&- 5>&- &
+  boot_pid=$!
+  exec 5>&- # the console has no reader any more
+  finish_boot
+  assert_equal "$boot_status" 0
+  assert_clean_end
+  assert_json "$(run_record_now)" .outcome succeeded
+  run -0 grep -E "the kill\$|the log's writer" "$(object a-bucket "dev/$RUN/logs/bootstrap.log")"
+  assert_line 'before the kill'
+  assert_line --partial "the log's writer was killed"
+  assert_line 'after the kill'
+}
+
 @test "TERM in training stops the trainer gracefully, saves what it made, and powers off" {
   plan_cli
   plan_terminate

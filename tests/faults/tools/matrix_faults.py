@@ -242,6 +242,7 @@ FAULTS: Final = (
         moment=uploading_results,
     ),
     Fault("killed: sampler", killed(running("chronos_ec2.instance.sampler")), only(training="succeeded")),
+    Fault("killed: log writer", killed(running("tee")), always("succeeded")),
     Fault("killed: companions", killed(companions), always("succeeded")),
     Fault("killed: bootstrap", killed(bootstrap), _UNHEARD),
     Fault("killed: bootstrap and user data", killed(boot_scripts), _UNHEARD, by_itself=False),
