@@ -16,7 +16,7 @@ from typing import Final
 
 from chronos_ec2.errors import LocalCloudDown, ToolMissing, UsageProblem
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.local_cloud.home import Endpoint, Home, process_start
+from chronos_ec2.local_cloud.home import Endpoint, Home, open_anew, open_lock, process_start
 from chronos_ec2.local_cloud.supervisor import signal_process
 
 HOME_VARIABLE: Final = "CHRONOS_LOCAL_HOME"
@@ -88,11 +88,13 @@ def start(home: Path | None = None, port: int | None = None) -> Endpoint:
 def stop(home: Path | None = None) -> bool:
     """Stop the embedded AWS with all its instances, and wait until they are gone. False: none ran.
 
+    In a folder that no embedded AWS has taken, nothing is touched.
+
     Raises:
-        LocalCloudDown: the process does not end.
+        LocalCloudDown: the process does not end, or a link has the lock's name.
     """
     place = _home(home)
-    if not place.path.exists():
+    if not place.is_ours():
         return False
     with _one_at_a_time(place):
         endpoint = place.live_endpoint()
@@ -141,7 +143,7 @@ def _port(port: int | None) -> int:
 
 @contextmanager
 def _one_at_a_time(home: Home) -> Iterator[None]:
-    with (home.path / "control.lock").open("w") as lock:
+    with open_lock(home.control_lock) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -150,7 +152,7 @@ def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_PREFIXES)
     }
-    with home.log.open("wb") as log:
+    with open_anew(home.log) as log:
         return subprocess.Popen(
             [sys.executable, "-m", "chronos_ec2.local_cloud.server", str(home.path), str(port)],
             cwd=home.path,

@@ -35,10 +35,15 @@ def make_disk(disk: Path, user_data: bytes) -> None:
 def note_start(disk: Path, at: float) -> None:
     """Write where the guest looks for its kernel's start (`btime` of /proc/stat), in seconds of the epoch.
 
-    A real kernel writes whole seconds; a guest here lives for too few of them.
+    A real kernel writes whole seconds; a guest here lives for too few of them. A link that a guest has put
+    there would lead out of its disk, and goes.
     """
-    (disk / "proc").mkdir(exist_ok=True)
-    (disk / "proc" / "stat").write_text(f"btime {at:.3f}\n", encoding="ascii")
+    folder, file = disk / "proc", disk / "proc" / "stat"
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_text(f"btime {at:.3f}\n", encoding="ascii")
 
 
 def user_data_command(disk: Path) -> list[str]:
@@ -54,6 +59,13 @@ def per_boot_command(disk: Path) -> list[str]:
     return ["/bin/sh", "-c", 'for script; do "$script"; done', "per-boot", *scripts] if scripts else []
 
 
+def disks_in(folder: Path) -> list[Path]:
+    """What has an instance's name in a folder; nothing when that is none, or a link to one."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if re.fullmatch("i-[0-9a-f]+", path.name)]
+
+
 def wipe_disk(disk: Path) -> None:
     """Delete a guest's folder, read-only parts included; links are removed, never followed.
 
@@ -61,8 +73,11 @@ def wipe_disk(disk: Path) -> None:
     keeps the whole folder.
 
     Raises:
-        OSError: something is mounted below the folder and stays so, or a part of it cannot be deleted.
+        OSError: something is mounted below the folder and stays so, a part of it cannot be deleted, or a link
+            has taken the place of the folder that it lies in.
     """
+    if disk.parent.is_symlink():
+        raise OSError(errno.ELOOP, "nothing was deleted, a link has taken its place", str(disk.parent))
     if disk.is_symlink() or disk.is_file():
         disk.unlink()
     if not disk.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import time
 from dataclasses import dataclass
@@ -43,9 +44,15 @@ class Guest:
 
     Attributes:
         notices: what its metadata service says beside the usual, by path; 404 otherwise.
+
+    Raises:
+        OSError: it cannot be started, or a link has taken the place of its disk or console.
     """
 
     def __init__(self, instance: Any, disk: Path, console: Path, hardware: Hardware) -> None:
+        for place in (disk.parent, disk, console.parent, console):
+            if place.is_symlink():
+                raise OSError(errno.ELOOP, "a link has taken its place", str(place))
         self.instance = instance
         self.disk = disk
         first_boot = not disk.exists()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from chronos_ec2.errors import LocalCloudDown
 
@@ -45,8 +48,13 @@ class Home:
 
     @property
     def lock(self) -> Path:
-        """Locked by the one server that may use this folder."""
+        """Locked by the one server that may use this folder; empty, it marks the folder as taken."""
         return self.path / "server.lock"
+
+    @property
+    def control_lock(self) -> Path:
+        """Locked by who starts or stops the server."""
+        return self.path / "control.lock"
 
     @property
     def image(self) -> Path:
@@ -78,6 +86,18 @@ class Home:
         """The server's own temporary files."""
         return self.path / "tmp"
 
+    @property
+    def _staged_endpoint(self) -> Path:
+        return self.endpoint_file.with_suffix(".tmp")
+
+    def is_ours(self) -> bool:
+        """Whether an embedded AWS has taken the folder."""
+        try:
+            mark = self.lock.lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(mark.st_mode) and mark.st_size == 0
+
     def take(self) -> None:
         """Make the folder the embedded AWS's own: what lies under its names there is emptied and overwritten.
 
@@ -85,21 +105,25 @@ class Home:
             LocalCloudDown: somebody else's files have those names, or a link has one.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        names = (self.image, self.disks, self.consoles, self.scratch, self.log)
-        is_ours = self.lock.exists() and not self.lock.is_symlink()
-        wrong = [path.name for path in names if path.is_symlink() or (path.exists() and not is_ours)]
+        names = (
+            *(self.image, self.disks, self.consoles, self.scratch, self.log, self.lock, self.control_lock),
+            *(self.endpoint_file, self._staged_endpoint, self.clock_offset),
+        )
+        there = [path for path in names if os.path.lexists(path)]
+        is_ours = self.is_ours()  # looked at last: who takes the folder at the same moment marks it first
+        wrong = [path.name for path in there if path.is_symlink() or not is_ours]
         if wrong:
             raise LocalCloudDown(
                 f"{self.path} is not the embedded AWS's own folder: {', '.join(wrong)} in it would be "
-                "emptied; name an empty folder (CHRONOS_LOCAL_HOME), or take that away"
+                "emptied or overwritten; name an empty folder (CHRONOS_LOCAL_HOME), or take that away"
             )
-        self.lock.touch()
+        open_lock(self.lock).close()
 
     def write_endpoint(self, endpoint: Endpoint) -> None:
         """Publish the endpoint in one step."""
-        staged = self.endpoint_file.with_suffix(".tmp")
-        staged.write_text(json.dumps(asdict(endpoint), indent=2) + "\n")
-        staged.replace(self.endpoint_file)
+        with open_anew(self._staged_endpoint) as staged:
+            staged.write(json.dumps(asdict(endpoint), indent=2).encode() + b"\n")
+        self._staged_endpoint.replace(self.endpoint_file)
 
     def recorded_endpoint(self) -> Endpoint | None:
         """What the endpoint file says, alive or not."""
@@ -119,6 +143,28 @@ class Home:
         if endpoint is None or process_start(endpoint.pid) != endpoint.started:
             return None
         return endpoint
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open a file for flock, made if need be and never written to.
+
+    Raises:
+        LocalCloudDown: a link has its name.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+    except OSError as error:
+        if not path.is_symlink():
+            raise
+        raise LocalCloudDown(
+            f"{path} is a link, which the embedded AWS does not follow: remove it"
+        ) from error
+
+
+def open_anew(path: Path) -> IO[bytes]:
+    """Open a new file for writing in the place of what has its name: a link goes itself."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def process_start(pid: int) -> str | None:

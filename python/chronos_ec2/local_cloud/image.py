@@ -55,7 +55,8 @@ def build_image(folder: Path, find: Callable[[str], str | None] = find_tool) -> 
         )
     binaries = folder / "bin"
     shutil.rmtree(folder, ignore_errors=True)
-    binaries.mkdir(parents=True)
+    folder.mkdir(parents=True)  # not through a link: nothing may be there
+    binaries.mkdir()
     for name, program in found.items():
         if program is not None:
             (binaries / name).symlink_to(program)

@@ -21,7 +21,7 @@ from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
 
 from chronos_ec2.local_cloud import supervisor
-from chronos_ec2.local_cloud.disk import wipe_disk
+from chronos_ec2.local_cloud.disk import disks_in, wipe_disk
 from chronos_ec2.local_cloud.gaps import around
 from chronos_ec2.local_cloud.guest import Guest, Hardware
 from chronos_ec2.local_cloud.home import Home
@@ -170,7 +170,7 @@ class InstanceHost:
             guest.pull_plug()
         for guest in guests:
             guest.wait_briefly()
-        for disk in self._home.disks.iterdir():
+        for disk in disks_in(self._home.disks):
             self._wipe(disk)
 
     def _wipe(self, disk: Path) -> None:
@@ -214,7 +214,9 @@ class InstanceHost:
         self._forget_old_consoles()
 
     def _forget_old_consoles(self) -> None:
-        consoles = sorted(self._home.consoles.glob("*.log"), key=lambda file: file.stat().st_mtime)
+        if self._home.consoles.is_symlink():
+            return
+        consoles = sorted(self._home.consoles.glob("i-*.log"), key=lambda file: file.lstat().st_mtime)
         running = set(self.running())
         for console in [file for file in consoles if file.stem not in running][:-KEPT_CONSOLES]:
             console.unlink(missing_ok=True)

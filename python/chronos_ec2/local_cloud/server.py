@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from chronos_ec2.errors import ChronosError, LocalCloudDown
-from chronos_ec2.local_cloud.disk import wipe_disk
+from chronos_ec2.local_cloud.disk import disks_in, wipe_disk
 from chronos_ec2.local_cloud.gaps import images
-from chronos_ec2.local_cloud.home import Endpoint, Home, process_start
+from chronos_ec2.local_cloud.home import Endpoint, Home, open_lock, process_start
 from chronos_ec2.local_cloud.image import build_image
 
 STATUS_PATH: Final = "/_chronos/status"
@@ -60,7 +60,7 @@ def serve(home: Home, port: int) -> None:
 
 
 def _lock_home(home: Home) -> IO[str]:
-    lock = home.lock.open("w")
+    lock = open_lock(home.lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -76,7 +76,7 @@ def _prepare(home: Home) -> None:
     shutil.rmtree(home.scratch, ignore_errors=True)
     shutil.rmtree(home.consoles, ignore_errors=True)
     home.disks.mkdir(exist_ok=True)
-    for disk in home.disks.iterdir():
+    for disk in disks_in(home.disks):
         wipe_disk(disk)
     home.scratch.mkdir()
     tempfile.tempdir = str(home.scratch)

@@ -76,6 +76,7 @@ def test_a_taken_port_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_recycled_process_id_is_never_killed(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as innocent:
         home = Home(tmp_path)
+        home.take()
         home.write_endpoint(Endpoint(innocent.pid, "another boot:1", 1, "http://127.0.0.1:1"))
         assert control.stop(tmp_path) is False
         assert innocent.poll() is None

@@ -15,8 +15,10 @@ import pytest
 
 from chronos_ec2.errors import LocalCloudDown
 from chronos_ec2.local_cloud import control, supervisor
-from chronos_ec2.local_cloud.disk import make_disk, mounts_below, wipe_disk
+from chronos_ec2.local_cloud.disk import make_disk, mounts_below, note_start, wipe_disk
+from chronos_ec2.local_cloud.guest import Guest, Hardware
 from chronos_ec2.local_cloud.home import Endpoint, Home, process_start
+from chronos_ec2.local_cloud.instance_host import KEPT_CONSOLES, InstanceHost, Originals
 
 
 @pytest.fixture
@@ -111,26 +113,111 @@ def test_without_a_table_folders_are_looked_at(tmp_path: Path, monkeypatch: pyte
     assert mounts_below(tmp_path, tmp_path / "no table") == [tmp_path / "a" / "mounted"]
 
 
-@pytest.mark.parametrize("name", ["image", "instances", "consoles", "tmp", "server.log"])
+FILES = ("server.log", "server.lock", "control.lock", "endpoint.json", "endpoint.tmp", "clock-offset")
+FOLDERS = ("image", "instances", "consoles", "tmp")
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, *FILES])
 def test_a_folder_with_files_of_somebody_elses_is_not_taken(tmp_path: Path, name: str) -> None:
     theirs = tmp_path / name
-    if name == "server.log":
+    if name in FILES:
         theirs.write_text("theirs")
     else:
         (theirs / "deep").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(LocalCloudDown, match=f"{name} in it would be emptied"):
         control.start(tmp_path)
+    assert control.stop(tmp_path) is False
     assert sorted(tmp_path.rglob("*")) == before
+    assert name in FOLDERS or theirs.read_text() == "theirs"
 
 
-def test_a_linked_part_of_the_home_is_refused_even_in_a_home(tmp_path: Path, outside: Path) -> None:
+@pytest.mark.parametrize("name", [*FOLDERS, *FILES])
+def test_a_linked_part_of_the_home_is_refused_even_in_a_home(
+    tmp_path: Path, outside: Path, name: str
+) -> None:
     home = Home(tmp_path / "home")
     home.take()
     home.take()
-    home.disks.symlink_to(outside)
-    with pytest.raises(LocalCloudDown, match="instances in it"):
+    (home.path / name).unlink(missing_ok=True)
+    (home.path / name).symlink_to(outside / "deep" / "thesis.tex" if name in FILES else outside)
+    with pytest.raises(LocalCloudDown, match=f"{name} in it"):
         home.take()
+    assert (home.path / name).is_symlink()
+
+
+def test_a_link_that_comes_after_the_look_is_not_followed(tmp_path: Path, outside: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.take()
+    for name in ("control.lock", "endpoint.tmp"):
+        (home.path / name).symlink_to(outside / "deep" / "thesis.tex")
+    with pytest.raises(LocalCloudDown, match=r"control\.lock is a link"):
+        control.stop(home.path)
+    mine = Endpoint(os.getpid(), process_start(os.getpid()) or "", 7, "http://127.0.0.1:7")
+    home.write_endpoint(mine)
+    assert home.recorded_endpoint() == mine
+
+
+def hosted(home: Home) -> InstanceHost:
+    """An instance host of this home, with no guest on it."""
+
+    def nothing(_instance: Any) -> None:
+        return None
+
+    return InstanceHost(home, Hardware(home.image, "", 1.0), Originals(nothing, nothing), nothing)
+
+
+def test_the_host_wipes_its_instances_and_nothing_else(tmp_path: Path, outside: Path) -> None:
+    home = Home(tmp_path / "home")
+    host = hosted(home)
+    for name in ("i-0123456789abcdef0", "notes", "i-phone pictures"):
+        (home.disks / name).mkdir()
+    (home.disks / "i-0123456789abcdef1").symlink_to(outside)
+    host.close()
+    assert sorted(path.name for path in home.disks.iterdir()) == ["i-phone pictures", "notes"]
+
+
+def test_a_link_in_the_place_of_all_disks_or_consoles_keeps_what_is_behind_it(
+    tmp_path: Path, outside: Path
+) -> None:
+    home = Home(tmp_path / "home")
+    host = hosted(home)
+    home.disks.rmdir()
+    home.consoles.rmdir()
+    (outside / "i-0123456789abcdef0").mkdir()
+    logs = [outside / f"i-{number:017x}.log" for number in range(2 * KEPT_CONSOLES)]
+    for log in logs:
+        log.touch()
+    before = sorted(outside.rglob("*"))
+    home.disks.symlink_to(outside)
+    home.consoles.symlink_to(outside)
+    with pytest.raises(OSError, match="nothing was deleted"):
+        wipe_disk(home.disks / "i-0123456789abcdef0")
+    host._forget_old_consoles()
+    host.close()
+    assert sorted(outside.rglob("*")) == before
+
+
+@pytest.mark.parametrize("linked", ["instances", "instances/i-1", "consoles", "consoles/i-1.log"])
+def test_no_guest_boots_through_a_link(tmp_path: Path, outside: Path, linked: str) -> None:
+    home = Home(tmp_path / "home")
+    (home.path / linked).parent.mkdir(parents=True)
+    (home.path / linked).symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    with pytest.raises(OSError, match="a link has taken its place"):
+        Guest(None, home.disks / "i-1", home.consoles / "i-1.log", Hardware(home.image, "", 1.0))
+    assert sorted(outside.rglob("*")) == before
+
+
+@pytest.mark.parametrize("linked", ["proc", "proc/stat"])
+def test_a_start_is_noted_on_the_disk_alone(tmp_path: Path, outside: Path, linked: str) -> None:
+    disk = tmp_path / "i-1"
+    make_disk(disk, b"")
+    (disk / linked).parent.mkdir(exist_ok=True)
+    (disk / linked).symlink_to(outside if linked == "proc" else outside / "deep" / "thesis.tex")
+    note_start(disk, 1.5)
+    assert (disk / "proc" / "stat").read_text() == "btime 1.500\n"
+    assert not (outside / "stat").exists()
 
 
 def test_a_process_that_has_got_the_id_of_another_is_not_signalled() -> None:
