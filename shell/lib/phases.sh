@@ -79,10 +79,18 @@ phase_system_setup() {
 
 require_instance_tools() {
   local tool
-  for tool in aws jq curl tar gzip sha256sum; do
+  for tool in aws jq curl tar gzip sha256sum awk timeout xargs; do
     command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return $?
   done
+  # GNU's own, which other systems' tools of these names do not know.
+  _require_answer stat -c %s / || return $?
+  _require_answer date -d @0 +%s || return $?
+  _require_answer find / -maxdepth 0 -printf %b || return $?
+  _require_answer dd if=/dev/null of=/dev/null bs=1M iflag=skip_bytes,count_bytes skip=0 count=0 status=none
 }
+
+# <command…>
+_require_answer() { "$@" >/dev/null 2>&1 || fail "the AMI lacks a $1 that knows: $*"; }
 
 phase_venv_download() {
   bring_environment "$home/venv" || return $?

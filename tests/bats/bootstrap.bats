@@ -300,6 +300,18 @@ cleanup cleanup i-0abc"
   assert_failed_run initialization 1 'the AMI lacks gzip'
 }
 
+@test "initialization: a tool that is not GNU's is named, with what it does not know" {
+  local poor tool
+  for tool in 'date -d @0' 'dd if=/dev/null' 'find / -maxdepth 0' 'stat -c %s /'; do
+    poor="$work/with another ${tool%% *}"
+    cp -d -r "$(toolbox)" "$poor"
+    ln -sf "$helpers/bsd_tool.bash" "$poor/${tool%% *}"
+    # shellcheck disable=SC2016  # for that Bash
+    PATH="$helpers/bin:$poor" run -1 bash -c 'source "$1/lib/phases.sh"; require_instance_tools' _ "$scripts"
+    assert_output --partial "the AMI lacks a ${tool%% *} that knows: $tool"
+  done
+}
+
 @test "venv_download: an environment that is not in the bucket" {
   plan_cli
   plan_terminate

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,27 +32,48 @@ _OPTIONAL_WORDS: Final = """
 REQUIRED: Final = tuple(_REQUIRED_WORDS.split())
 OPTIONAL: Final = tuple(_OPTIONAL_WORDS.split())
 POWER_COMMANDS: Final = ("shutdown", "poweroff", "halt", "reboot")
-_STANDARD_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+PROBES: Final = {
+    "bash": "-c '((BASH_VERSINFO[0] >= 5))'",
+    "stat": "-c %s /",
+    "date": "-d @0 +%s",
+    "dd": "if=/dev/null of=/dev/null bs=1M iflag=skip_bytes,count_bytes skip=0 count=0 status=none",
+    "find": "/ -maxdepth 0 -printf %b",
+    "tar": "-cf /dev/null --verbatim-files-from -T /dev/null",
+}
+"""Of the programs that differ from system to system, what an instance's scripts ask of them."""
+_STANDARD_FOLDERS: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
 def find_tool(name: str) -> str | None:
-    """Where this machine keeps a program: the standard folders, our environment's, then the caller's PATH."""
-    ours = Path(sys.executable).parent
-    return shutil.which(name, path=f"{_STANDARD_PATH}:{ours}:{os.environ.get('PATH', '')}")
+    """Where this machine keeps a program: the caller's PATH, our environment's folder, the standard ones.
+
+    The caller's come first: GNU's tools of macOS are where its PATH has been made to lead.
+    """
+    callers = map(Path, os.environ.get("PATH", "").split(os.pathsep))
+    folders = [*(folder for folder in callers if folder.is_absolute()), Path(sys.executable).parent]
+    return shutil.which(name, path=os.pathsep.join(map(str, [*folders, *_STANDARD_FOLDERS])))
 
 
 def build_image(folder: Path, find: Callable[[str], str | None] = find_tool) -> Path:
     """Make the image's bin folder anew and return it.
 
     Raises:
-        ToolMissing: this machine lacks programs that a guest needs; the message names all of them.
+        ToolMissing: this machine lacks programs that a guest needs, or has others of that name; the message
+            names all of them.
     """
     found = {name: find(name) for name in (*REQUIRED, *OPTIONAL)}
     missing = sorted(name for name in REQUIRED if found[name] is None)
-    if missing:
+    others = [
+        f"a {name} that knows {name} {options} ({program} does not)"
+        for name, options in PROBES.items()
+        if (program := found[name]) is not None and not _answers(program, options)
+    ]
+    if missing or others:
         raise ToolMissing(
-            f"the embedded AWS needs these programs for its instances: {', '.join(missing)}; install them "
-            "(Debian, Ubuntu: coreutils findutils util-linux grep sed gawk tar gzip jq curl) and start again"
+            f"the embedded AWS needs these programs for its instances: {', '.join([*missing, *others])}; "
+            "install them (Debian, Ubuntu: coreutils findutils util-linux grep sed gawk tar gzip jq curl; "
+            "macOS: brew install bash coreutils findutils gnu-tar util-linux jq, and put the libexec/gnubin "
+            "folders first on PATH) and start again"
         )
     binaries = folder / "bin"
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,6 +93,14 @@ def build_image(folder: Path, find: Callable[[str], str | None] = find_tool) -> 
     for name in POWER_COMMANDS:
         _write_program(binaries / name, shutdown)
     return binaries
+
+
+def _answers(program: str, options: str) -> bool:
+    try:
+        done = subprocess.run([program, *shlex.split(options)], capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def base_interpreter() -> str:

@@ -13,6 +13,8 @@ for word in "$@"; do
   case "$name $word" in
     'grep -'*P* | 'sed -i' | 'sed -z' | 'stat -c'* | 'date -d'* | 'date -I'* | 'date -r'* | 'date -s'*) refuse "$word" ;;
     'mktemp -p'* | 'readlink -e' | 'readlink -m' | 'cp -t' | 'mv -t' | 'ln -r'* | 'xargs -r'* | 'xargs -d'*) refuse "$word" ;;
+    'find -printf' | 'find -regextype' | 'find -executable' | 'touch -d@'* | 'touch @'*) refuse "$word" ;;
+    'dd iflag='* | 'dd oflag='* | 'dd bs='*M) refuse "$word" ;;
     'grep --'*) ;;
     *' --'*) refuse "$word" ;;
   esac

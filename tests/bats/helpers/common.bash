@@ -20,7 +20,7 @@ readonly TOOLS=(awk basename bash cat chmod comm cp cut date dd df diff dirname 
 
 # What a macOS lacks of TOOLS, what it has instead, and the tools that differ there.
 readonly NOT_ON_MACOS=(sha256sum timeout) ON_MACOS=(perl shasum)
-readonly DIFFER_ON_MACOS=(cp cut date grep head ln mktemp mv od readlink sed sort stat tail tr wc xargs)
+readonly DIFFER_ON_MACOS=(cp cut date dd find grep head ln mktemp mv od readlink sed sort stat tail touch tr wc xargs)
 
 # Prints a folder with links to TOOLS, made once a suite; to a macOS's when BATS_MACOS_TOOLS is set.
 toolbox() {

@@ -117,7 +117,7 @@ _s3_delete_object() {
 
 _s3_list_objects_v2() {
   local keys
-  keys=$(cd "$FAKE_AWS_DIR/s3/${options[bucket]}" && find . -type f -printf '%P\n' | sort)
+  keys=$(cd "$FAKE_AWS_DIR/s3/${options[bucket]}" && find . -type f | sed 's#^\./##' | sort)
   printf '%s\n' "$keys" | jq -R . | jq -s --arg prefix "${options[prefix]}" \
     '[.[] | select(. != "" and startswith($prefix)) | {Key: .}] | if length > 0 then {Contents: .} else {} end'
 }

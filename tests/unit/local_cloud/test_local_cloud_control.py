@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from chronos_ec2.errors import LocalCloudDown, ToolMissing, UsageProblem
 from chronos_ec2.local_cloud import control
 from chronos_ec2.local_cloud.__main__ import main, shell_lines
 from chronos_ec2.local_cloud.home import Endpoint, Home, process_start
-from chronos_ec2.local_cloud.image import build_image, find_tool
+from chronos_ec2.local_cloud.image import PROBES, build_image, find_tool
 
 SHUTDOWN = Path(control.__file__).parent / "image" / "shutdown"
 SUPERVISOR = Path(control.__file__).parent / "supervisor.py"
@@ -125,6 +126,31 @@ def test_missing_programs_are_all_named(tmp_path: Path) -> None:
 
     with pytest.raises(ToolMissing, match=r"curl, jq"):
         build_image(tmp_path / "image", without_two)
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_program_that_is_not_gnus_is_named_with_what_to_install(tmp_path: Path, name: str) -> None:
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\nexit 64\n")
+    other.chmod(0o755)
+    with pytest.raises(
+        ToolMissing, match=rf": a {name} that knows .*other does not\).*brew install"
+    ) as found:
+        build_image(tmp_path / "image", lambda tool: str(other) if tool == name else find_tool(tool))
+    assert str(found.value).count(" that knows ") == 1
+    assert not (tmp_path / "image").exists()
+
+
+def test_the_callers_programs_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("gnubin", "relative"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "stat").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "stat").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f":relative:{tmp_path / 'gnubin'}:/usr/bin:/bin")
+    assert find_tool("stat") == str(tmp_path / "gnubin" / "stat")
+    monkeypatch.setenv("PATH", "relative")
+    assert find_tool("stat") == shutil.which("stat", path="/usr/local/bin:/usr/bin:/bin")
 
 
 def run_shutdown(root: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
