@@ -3,7 +3,8 @@
 usage: python -m chronos_ec2.instance.checkpoint_sync --bucket B --prefix ENV/RUN_ID/ --from DIR [--every S]
 
 Looks at DIR/checkpoints every S seconds and uploads the newest two whole checkpoints that S3 does not have,
-the newest first, each with its manifest last. Then older ones are deleted from S3, their manifest first. What
+the newest first, each with its manifest last. Then older ones are deleted from S3, their manifest first. One
+with a file whose name S3 cannot hold is said once and passed over, as without that file it is not whole. What
 fails is said and tried again at the next look. Runs until it is ended by a signal; what it has left half done
 has no manifest, and so does not count.
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.checkpoint_files import SAVED, LocalCheckpoint, find_checkpoints, write_note
+from chronos_ec2.instance.object_keys import key_flaw, shown
 from chronos_ec2.state.stored_checkpoints import FOLDER, KEEP, MANIFEST, StoredCheckpoint, list_stored
 
 if TYPE_CHECKING:
@@ -83,12 +85,23 @@ class CheckpointSync:
         found, problems = find_checkpoints(self._folder, self._now() - settle_seconds)
         for problem in problems:
             self._say_once(problem)
-        if not found:
+        wanted = [one for one in found if self._fits(one)][:KEEP]
+        if not wanted:
             return []
         try:
-            return self._bring(found[:KEEP])
+            return self._bring(wanted)
         except (ClientError, BotoCoreError) as error:
             raise explain(error, "uploading a checkpoint") from error
+
+    def _fits(self, local: LocalCheckpoint) -> bool:
+        """Whether S3 can hold all of it: what lacked a file would count as whole there, and be none."""
+        for name in local.names:
+            if flaw := key_flaw(f"{self._prefix}{FOLDER}/{local.path.name}/{name}"):
+                self._say_once(
+                    f"{local.path.name} is left out, all of it: {shown(name)} cannot come along, {flaw}"
+                )
+                return False
+        return True
 
     def _bring(self, wanted: Sequence[LocalCheckpoint]) -> list[int]:
         stored = {one.step: one for one in list_stored(self._client, self._bucket, self._prefix)}

@@ -5,10 +5,10 @@ usage: python -m chronos_ec2.instance.results_sync --bucket B --prefix ENV/RUN_I
 First come the newest two checkpoints that are whole and not in S3 yet (see checkpoint_sync): they are what a
 run goes on from, and the machine may have seconds left. Then everything else below DIR is uploaded under the
 same relative name, except temporary files (`.tmp*`) and symbolic links. S3 checks the SHA-256 of what it
-receives; afterwards each object's size is compared. A file that fails does not keep the others back. Talk
-goes to stderr.
+receives; afterwards each object's size is compared. A file that fails does not keep the others back; one
+whose name S3 cannot hold is named and left out, and is no failure. Talk goes to stderr.
 
-Exit: 0 all uploaded; 1 at least one file failed (all are named); 2 usage; 15 S3 refused.
+Exit: 0 all uploaded that can be; 1 at least one file failed (all are named); 2 usage; 15 S3 refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from chronos_ec2.errors import ChronosError, StorageDenied
 from chronos_ec2.instance.checkpoint_files import REQUEST
 from chronos_ec2.instance.checkpoint_sync import SETTLE_SECONDS, CheckpointSync
+from chronos_ec2.instance.object_keys import key_flaw, shown
 from chronos_ec2.instance.storage import explain, make_client
 from chronos_ec2.instance.verdict import INTERRUPTED_EXIT
 from chronos_ec2.state.stored_checkpoints import FOLDER, NAME
@@ -44,13 +45,20 @@ _TRANSFER: Final = TransferConfig(max_concurrency=4)
 
 @dataclass(frozen=True, slots=True)
 class UploadReport:
-    """What an upload did; `failures` says per file what went wrong, `denied` whether S3 refused one."""
+    """What an upload did.
+
+    Attributes:
+        failures: what went wrong, per file.
+        denied: whether S3 refused one.
+        left_out: per file whose name S3 cannot hold, why.
+    """
 
     files: int
     bytes: int
     seconds: float
     failures: tuple[str, ...]
     denied: bool
+    left_out: tuple[str, ...]
 
 
 def choose_files(source: Path) -> list[PurePosixPath]:
@@ -109,7 +117,12 @@ class ResultsSync:
     def run(self, threads: int = THREADS) -> UploadReport:
         """Upload everything; what fails is in the report."""
         started = time.monotonic()
-        names = choose_files(self._source)
+        names, left_out = [], []
+        for name in choose_files(self._source):
+            if flaw := key_flaw(f"{self._prefix}{name}"):
+                left_out.append(f"{shown(str(name))} is left out: {flaw}")
+            else:
+                names.append(name)
         first = [name for name in names if str(name) != LAST]
         with ThreadPoolExecutor(threads) as pool:
             results = list(pool.map(self._upload_or_explain, first))
@@ -122,26 +135,28 @@ class ResultsSync:
             seconds=time.monotonic() - started,
             failures=tuple(str(error) for error in errors),
             denied=any(isinstance(error, StorageDenied) for error in errors),
+            left_out=tuple(left_out),
         )
 
     def _upload_or_explain(self, name: PurePosixPath) -> int | ChronosError:
-        problem: ChronosError = ChronosError(f"{name}: not tried")
+        what = shown(str(name))
+        problem: ChronosError = ChronosError(f"{what}: not tried")
         for attempt in range(_ATTEMPTS):
             if attempt:
                 self._sleep(0.5 * 2.0**attempt)
             try:
                 return self._upload(name)
             except (ClientError, BotoCoreError) as error:
-                problem = explain(error, f"uploading {name}")
+                problem = explain(error, f"uploading {what}")
             except Boto3Error as error:
                 # upload_file wraps a ClientError in its own kind
                 cause = error.__context__
                 if isinstance(cause, ClientError | BotoCoreError):
-                    problem = explain(cause, f"uploading {name}")
+                    problem = explain(cause, f"uploading {what}")
                 else:
-                    problem = ChronosError(f"uploading {name} failed: {error}")
+                    problem = ChronosError(f"uploading {what} failed: {error}")
             except OSError as error:
-                problem = ChronosError(f"reading {name} failed: {error.strerror or error}")
+                problem = ChronosError(f"reading {what} failed: {error.strerror or error}")
             except ChronosError as error:
                 problem = error
             if isinstance(problem, StorageDenied):
@@ -157,7 +172,9 @@ class ResultsSync:
         self._client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
         stored = int(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
         if stored != size:
-            raise ChronosError(f"{name}: {stored} bytes arrived of {size}; is something still writing to it?")
+            raise ChronosError(
+                f"{shown(str(name))}: {stored} bytes arrived of {size}; is something still writing to it?"
+            )
         return size
 
 
@@ -196,8 +213,8 @@ def main(argv: Sequence[str]) -> int:
         _say(str(error))
         return 1
     failures = (*map(str, problems), *report.failures)
-    for failure in failures:
-        _say(failure)
+    for line in (*report.left_out, *failures):
+        _say(line)
     _say(
         f"{report.files} files, {report.bytes} bytes in {report.seconds:.2f} s to "
         f"s3://{given.bucket}/{given.prefix}" + (f"; {len(failures)} uploads FAILED" if failures else "")

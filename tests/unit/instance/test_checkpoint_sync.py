@@ -152,6 +152,38 @@ def test_without_a_manifest_a_checkpoint_must_have_settled_and_is_given_one(
     assert sync.run_once(settle_seconds=-1) == [20]
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 names alone")
+@pytest.mark.parametrize("with_manifest", [False, True])
+def test_one_with_a_name_that_s3_cannot_hold_never_counts_and_the_one_before_goes_up(
+    s3: FakeS3, s3_client: Any, sync: CheckpointSync, output: Path, said: list[str], with_manifest: bool
+) -> None:
+    save_without_manifest(output, 10)
+    folder = save_without_manifest(output, 20)
+    odd = folder / os.fsdecode(b"caf\xe9.npz")
+    odd.write_bytes(b"weights")
+    if with_manifest:
+        fact = {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps({"step": 20, "files": {odd.name: fact}}))
+    for path in (odd, folder):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    assert sync.run_once() == [10] and sync.run_once() == []
+    assert [one.step for one in list_stored(s3_client, BUCKET, PREFIX)] == [10]
+    assert not any("checkpoint-20" in key for key in s3.objects), "half of one is of no use"
+    assert [line for line in said if "left out" in line] == [
+        "checkpoint-20 is left out, all of it: 'caf\\xe9.npz' cannot come along, "
+        "its name is not UTF-8, and a key in S3 must be"
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 names alone")
+def test_a_file_beside_those_of_its_manifest_is_no_part_of_a_checkpoint(
+    sync: CheckpointSync, output: Path
+) -> None:
+    save(output, 10)
+    (output / "checkpoints/checkpoint-10" / os.fsdecode(b"caf\xe9.txt")).write_text("notes")
+    assert sync.run_once() == [10]
+
+
 @pytest.mark.parametrize("record", ['{"exit_code": 75}', '{"exit_code": 0}'])
 def test_a_trainer_that_ended_by_itself_has_saved(output: Path, record: str) -> None:
     (output / "training.json").write_text(record)

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from chronos_ec2.instance import results_sync
 from chronos_ec2.instance.results_sync import ResultsSync, choose_files, settle_seconds
 
 from .conftest import BUCKET, REPOSITORY
@@ -95,6 +98,80 @@ def test_an_object_of_another_size_is_a_failure(s3: FakeS3, s3_client: Any, outp
     assert [failure.split(";")[0] for failure in report.failures] == [
         "models/model.pkl: 15 bytes arrived of 16"
     ]
+
+
+ODD_NAMES = [
+    b"caf\xe9.txt",
+    b"\xff",
+    b"a\nb",
+    b"-rf",
+    b"..x",
+    b"x" * 255,
+    "é".encode() * 127,
+    b"\x1b[2J",
+    b"?&#%41",
+    b" ",
+]
+NAMES = (
+    (st.binary(min_size=1, max_size=40) | st.sampled_from(ODD_NAMES))
+    .map(lambda name: name.replace(b"/", b"_").replace(b"\0", b"_"))
+    .filter(lambda name: name not in (b".", b"..", b".requested") and not name.startswith(b".tmp"))
+)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 names alone")
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(names=st.lists(NAMES, min_size=1, max_size=4, unique=True), deep=st.booleans())
+def test_a_file_of_any_name_arrives_or_is_named_and_keeps_nothing_back(
+    s3: FakeS3, s3_client: Any, tmp_path_factory: pytest.TempPathFactory, names: list[bytes], deep: bool
+) -> None:
+    output = tmp_path_factory.mktemp("output")
+    inner = ["deep" * 60] * 4 if deep else []
+    folder = output.joinpath("models", *inner)
+    folder.mkdir(parents=True)
+    (output / "training.json").write_text("{}")
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes(name)
+    s3.objects.clear()
+    report = ResultsSync(s3_client, BUCKET, PREFIX, output, sleep=lambda _: None).run()
+    keys = {f"{BUCKET}/{PREFIX}{'/'.join(['models', *inner])}/".encode() + name: name for name in names}
+    fit = {key: name for key, name in keys.items() if len(key) - len(BUCKET) - 1 <= 1024 and is_utf_8(name)}
+    assert {key.encode(): body for key, body in s3.objects.items()} == {
+        **fit,
+        f"{BUCKET}/{PREFIX}training.json".encode(): b"{}",
+    }
+    assert report.failures == () and len(report.left_out) == len(names) - len(fit)
+    assert all(line.isprintable() for line in report.left_out)
+
+
+def is_utf_8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 names alone")
+def test_a_name_that_is_no_text_is_said_and_is_no_failure(
+    s3: FakeS3, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    for name in (b"models/caf\xe9.txt", b"checkpoints/checkpoint-9/caf\xe9.npz"):
+        (output / os.fsdecode(name)).write_text("weights")
+    (output / "training.json").write_text('{"exit_code": 0}')
+    assert results_sync.main(["--bucket", BUCKET, "--prefix", PREFIX, "--from", str(output)]) == 0
+    assert {key.removeprefix(f"{BUCKET}/{PREFIX}") for key in s3.objects} == {*RESULTS, "empty"}
+    said = capsys.readouterr().err
+    assert "'models/caf\\xe9.txt' is left out: its name is not UTF-8" in said
+    assert "checkpoint-9 is left out, all of it: 'caf\\xe9.npz' cannot come along" in said
 
 
 def test_the_command_line(s3: FakeS3, output: Path) -> None:
