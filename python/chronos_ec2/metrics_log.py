@@ -8,11 +8,12 @@ a full part asks for the next one, and needs no listing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
+
+from chronos_ec2.state.json_text import decode_json
 
 WHOLE: Final = "metrics.jsonl"
 """The whole file's name under the run's prefix; there once the run has saved its results."""
@@ -32,7 +33,7 @@ def parse_lines(data: bytes) -> Iterator[Record]:
     """The records in some lines; what is no JSON object, as a line that a crash has cut, is left out."""
     for line in data.splitlines():
         try:
-            record = json.loads(line)
+            record = decode_json(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):

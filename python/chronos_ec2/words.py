@@ -1,6 +1,11 @@
-"""Numbers in words for people."""
+"""Numbers in words for people, and what others wrote in a form that a terminal bears."""
 
 from __future__ import annotations
+
+import re
+from typing import Final
+
+_CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def span_text(seconds: float) -> str:
@@ -31,3 +36,13 @@ def money_text(usd: float | None) -> str:
     if usd >= 0.01:
         return f"${usd:,.2f}"
     return f"${usd:.4f}" if usd >= 0.00005 else "under $0.0001"
+
+
+def one_line(text: str) -> str:
+    """Text of any form in a line that cannot steer the terminal."""
+    return " ".join(printable(text).split())
+
+
+def printable(text: str) -> str:
+    """Text of any form without what could steer the terminal."""
+    return _CONTROL.sub("", text)

@@ -11,7 +11,7 @@ from chronos_ec2.report.run_files import entries, number
 
 _NO_FIGURES: Final = frozenset({"step", "epoch", "t", "event", "seconds", "bytes", "series"})
 
-_STEPS_END: Final = 2**63
+STEPS_END: Final = 2**63
 """No trainer comes so far, and those who draw or store figures count their steps in 64 bits."""
 
 
@@ -37,7 +37,7 @@ def training_points(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Point
     found: dict[str, dict[float, Point]] = {}
     for event in events:
         step = number(event.get("step"))
-        if step is None or abs(step) >= _STEPS_END or event.get("event", "metric") not in ("metric", "eval"):
+        if step is None or abs(step) >= STEPS_END or event.get("event", "metric") not in ("metric", "eval"):
             continue
         at = time_of(dict(event))
         for name, value in event.items():

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from chronos_ec2.metrics_log import PARTS, WHOLE, MetricsLog, parse_lines, sort_records
 from chronos_ec2.state.clock import from_text
+from chronos_ec2.state.json_text import decode_json
 
 RECORD: Final = "run.json"
 TRAINING: Final = "training.json"
@@ -68,7 +69,7 @@ def _metrics(folder: Path) -> Iterator[bytes]:
 
 def _read_object(path: Path, missing: list[str]) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = decode_json(path.read_bytes())
     except OSError:
         missing.append(f"{path.name} is not there")
         return {}

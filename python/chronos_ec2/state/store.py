@@ -33,6 +33,7 @@ from chronos_ec2.errors import (
     StorageDenied,
 )
 from chronos_ec2.state.clock import to_text, utc_now
+from chronos_ec2.state.json_text import decode_json
 from chronos_ec2.state.machine import require_allowed, validate_state
 
 _T = TypeVar("_T")
@@ -130,7 +131,7 @@ class StateStore:
             return None
         body, etag = raw
         try:
-            decoded = json.loads(body, parse_constant=_refuse_constant)
+            decoded = decode_json(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise StateUnreadable(f"{self.uri} is not JSON ({error})") from error
         return Snapshot(validate_state(decoded), etag)

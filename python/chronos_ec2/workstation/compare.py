@@ -102,7 +102,7 @@ def print_comparison(
         return
     shown = [row for row in rows if everything or row.differs]
     table = [("", "", *run_ids)]
-    table += [(MARK if row.differs else "", row.name, *_cells(row)) for row in shown]
+    table += [(MARK if row.differs else "", _plain(row.name), *_cells(row)) for row in shown]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         out.write(
@@ -115,13 +115,14 @@ def print_comparison(
 
 def _cells(row: Row) -> list[str]:
     """A line a value that a terminal can show: of one that is long, where the values differ."""
-    lines = [
-        "-" if value is None else "".join(sign if sign.isprintable() else " " for sign in value)
-        for value in row.values
-    ]
+    lines = ["-" if value is None else _plain(value) for value in row.values]
     columns = zip(*(line for line in lines if line != "-"), strict=False)
     alike = next((place for place, signs in enumerate(columns) if len(set(signs)) > 1), 0)
     return [_cut(line, alike) for line in lines]
+
+
+def _plain(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _cut(line: str, alike: int) -> str:

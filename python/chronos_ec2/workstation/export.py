@@ -22,7 +22,7 @@ METRICS_A_CALL, PAIRS_A_CALL = 1000, 100
 MOST_SAMPLES: Final = 1000
 """So many points of a machine's curve at most: six hours of samples are 4300."""
 OWN_ID: Final = "chronos.run_id"
-_ENDED: Final = {"succeeded": "FINISHED", "killed": "KILLED", None: "RUNNING"}
+_ENDED: Final = {"succeeded": "FINISHED", "killed": "KILLED"}
 Body = dict[str, Any]
 
 
@@ -77,7 +77,8 @@ def export_run(
     server.call("POST", "runs/log-batch", run_id=ours, tags=_pairs(tags))
     # Last: a run that MLflow shows as finished has all it will have.
     end = moment(record.get("ended_at"))
-    status = _ENDED.get(record.get("outcome"), "FAILED")
+    outcome = record.get("outcome")
+    status = "RUNNING" if outcome is None else _ENDED.get(str(outcome), "FAILED")
     server.call("POST", "runs/update", run_id=ours, status=status, **({"end_time": _ms(end)} if end else {}))
     out.write(f"{server.uri}/#/experiments/{experiment_id}/runs/{ours}\n")
     return ours

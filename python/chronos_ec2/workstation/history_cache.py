@@ -14,6 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+from chronos_ec2.state.json_text import decode_json
+
 _TABLE: Final = """create table if not exists ended
     (bucket text, environment text, run_id text, record blob, primary key (bucket, environment, run_id))
     without rowid"""
@@ -47,7 +49,7 @@ class HistoryCache:
                         f"and run_id in ({marks})"
                     )
                     for run_id, stored in opened.execute(query, [*self._of, *some]):
-                        record = json.loads(zlib.decompress(stored))
+                        record = decode_json(zlib.decompress(stored))
                         if isinstance(record, dict):
                             found[run_id] = record
         except (sqlite3.Error, OSError, ValueError, zlib.error):

@@ -13,7 +13,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import UsageProblem
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.report.run_files import mapping
 from chronos_ec2.state.clock import utc_now
+from chronos_ec2.words import one_line
 from chronos_ec2.workstation.log_parts import LogReader
 from chronos_ec2.workstation.observer import TRANSIENT, Observer
 from chronos_ec2.workstation.outcome import nodes_of
@@ -176,7 +178,9 @@ def _follow(
         else:
             unclear, over = sight.word == "unknown", sight.outcome is not None
             trouble = "" if reader.found else "no log in S3 yet; waiting for its first upload"
-            trouble = f"{sight.detail}; waiting for the end to become clear" if unclear else trouble
+            trouble = (
+                f"{one_line(str(sight.detail))}; waiting for the end to become clear" if unclear else trouble
+            )
         if trouble and trouble != told and not over:
             err.write(f"-- {trouble}\n")
             err.flush()
@@ -199,11 +203,12 @@ def _machine(s3: S3Client, bucket: str, node: int, sight: Sight) -> str | None:
     if node == 0:
         return sight.instance_id
     record = get_json(s3, bucket, f"{run_prefix(sight.environment, str(sight.run_id))}run.json") or {}
-    ids = (record.get("instance") or {}).get("ids") or []
+    ids = mapping(record.get("instance")).get("ids")
+    ids = ids if isinstance(ids, list) else []
     nodes = max(len(ids), nodes_of(None, record))  # told before the first of them is asked for
     if node >= nodes:
         raise UsageProblem(f"--node {node}: the last machine of run {sight.run_id} is {nodes - 1}")
-    return str(ids[node]) if node < len(ids) else None
+    return one_line(str(ids[node])) if node < len(ids) else None
 
 
 def _console(

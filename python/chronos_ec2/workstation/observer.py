@@ -12,6 +12,7 @@ from chronos_ec2.errors import ChronosError, LocalCloudDown, StateUnreadable
 from chronos_ec2.report.run_files import moment
 from chronos_ec2.state.clock import utc_now
 from chronos_ec2.state.store import StateStore
+from chronos_ec2.words import one_line
 from chronos_ec2.workstation.log_parts import LogTail
 from chronos_ec2.workstation.next_step import ec2_warning
 from chronos_ec2.workstation.outcome import (
@@ -179,7 +180,7 @@ class Observer:
         return replace(
             self._sight(record, word),
             status=state["status"],
-            current_step=state["current_step"],
+            current_step=one_line(state["current_step"]),
             heartbeat_age_seconds=age.total_seconds(),
             phases=tuple(self._phases.values()),
             detail=detail or state["error_message"] or ec2_warning(state),

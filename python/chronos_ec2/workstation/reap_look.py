@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import ChronosError, LocalCloudDown, NoCredentials, StateUnreadable
 from chronos_ec2.state.clock import from_text, utc_now
+from chronos_ec2.state.json_text import decode_json
 from chronos_ec2.state.machine import validate_state
 from chronos_ec2.state.store import StateStore, state_key
 from chronos_ec2.workstation.instances import live_instances
@@ -92,7 +92,7 @@ class Lookout:
         if raw is None:
             return None
         try:
-            body = validate_state(json.loads(raw[0]))
+            body = validate_state(decode_json(raw[0]))
             started = from_text(body["timestamps"]["start"])
         except (StateUnreadable, ValueError, RecursionError) as error:
             return Holding(None, raw[1], problem=f"the state file is corrupt ({error})")

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from chronos_ec2.errors import ChronosError, NoSuchRun, SettingsError, UsageProblem
+from chronos_ec2.report.run_files import mapping
 from chronos_ec2.state.stored_checkpoints import list_stored, read_manifest
 from chronos_ec2.workstation.launch_files import run_config
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
@@ -76,7 +77,7 @@ def check_resume(
 def differing_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The training settings of two runs' configs that are not the same, each as (then, now)."""
     pairs = {key: (then.get(key), now.get(key)) for key in SETTINGS_OF_A_RUN}
-    before, after = then.get("training_config") or {}, now.get("training_config") or {}
+    before, after = mapping(then.get("training_config")), mapping(now.get("training_config"))
     for key in sorted({*before, *after} - MAY_CHANGE):
         pairs[key] = (before.get(key), after.get(key))
     return {key: pair for key, pair in pairs.items() if _plain(pair[0]) != _plain(pair[1])}
@@ -98,9 +99,9 @@ def _plain(value: object) -> object:
 def _refuse_other_settings(
     record: Mapping[str, Any], settings: Settings, run_id: str, dataset_sha256: str
 ) -> None:
-    other = differing_settings(record.get("config") or {}, run_config(settings, run_id))
+    other = differing_settings(mapping(record.get("config")), run_config(settings, run_id))
     problems = [f"{key} is {_shown(now)} and was {_shown(then)}" for key, (then, now) in other.items()]
-    dataset = record.get("dataset") or {}
+    dataset = mapping(record.get("dataset"))
     if dataset.get("manifest_sha256") != dataset_sha256:
         problems.append(
             f"the training data are others (their manifest's sha256 begins {dataset_sha256[:8]} and began "

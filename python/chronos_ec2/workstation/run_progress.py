@@ -10,14 +10,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from chronos_ec2.metrics_log import Record, source_of, time_of
-from chronos_ec2.report.run_files import number
+from chronos_ec2.report.points import STEPS_END
+from chronos_ec2.report.run_files import mapping, number
 
 MAX_LOSSES: Final = 4096
 MAX_SAMPLES: Final = 240
 _OWN_TRAINERS: Final = ("chronos", "test")
-_STEP: Final = re.compile(r"step_(\d+)")
+_STEP: Final = re.compile(r"step_(\d{1,18})")
 _FETCHED: Final = re.compile(r"INFO  fetched so far: (.*)")
-_PART: Final = re.compile(r"(\w+) (\d+) bytes")
+_PART: Final = re.compile(r"(\w+) (\d{1,18}) bytes")
 _RATE_SECONDS: Final = 120
 _SILENT_GAPS: Final = 5
 """After so many of the usual gaps, and a minute for the upload, nobody knows how long it still takes."""
@@ -146,11 +147,11 @@ class Tracker:
         )
 
     def _take_event(self, record: Record) -> None:
-        step, at = number(record.get("step")), time_of(record)
+        step, at = _steps(record.get("step")), time_of(record)
         if step is not None and record.get("event") in ("metric", "eval", "resume"):
-            self._step = int(step)
+            self._step = step
             if at is not None and record["event"] == "metric":
-                self._pace.append((at, int(step)))
+                self._pace.append((at, step))
         loss = number(record.get("loss"))
         if loss is not None and record.get("event") == "metric":
             if self._seen % self._stride == 0:
@@ -192,11 +193,16 @@ def gpus_of(sample: Record) -> list[Record]:
 
 def total_steps(document: Mapping[str, Any] | None) -> int | None:
     """How many steps a run was asked for; a command of the user's own has not been told."""
-    config = _mapping((document or {}).get("config"))
+    config = mapping((document or {}).get("config"))
     if config.get("trainer") not in _OWN_TRAINERS:
         return None
-    steps = number(_mapping(config.get("training_config")).get("max_steps"))
-    return None if steps is None else int(steps)
+    return _steps(mapping(config.get("training_config")).get("max_steps"))
+
+
+def _steps(value: object) -> int | None:
+    """A count of steps; None for what is none, or more than anybody trains."""
+    steps = number(value)
+    return None if steps is None or abs(steps) >= STEPS_END else int(steps)
 
 
 def fetched_so_far(document: Mapping[str, Any] | None, log: Sequence[str]) -> dict[str, Fetched] | None:
@@ -204,9 +210,9 @@ def fetched_so_far(document: Mapping[str, Any] | None, log: Sequence[str]) -> di
     line = next((found for text in reversed(log) if (found := _FETCHED.search(text))), None)
     if line is None:
         return None
-    files = _mapping((document or {}).get("dataset")).get("files")
-    sizes = [number(_mapping(file).get("bytes")) for file in files] if isinstance(files, list) else []
-    archive = number(_mapping((document or {}).get("environment_archive")).get("bytes"))
+    files = mapping((document or {}).get("dataset")).get("files")
+    sizes = [number(mapping(file).get("bytes")) for file in files] if isinstance(files, list) else []
+    archive = number(mapping((document or {}).get("environment_archive")).get("bytes"))
     totals = {"environment": archive, "data": sum(size or 0 for size in sizes) or None}
     fetched = {}
     for name, count in _PART.findall(line[1]):
@@ -215,7 +221,3 @@ def fetched_so_far(document: Mapping[str, Any] | None, log: Sequence[str]) -> di
         come = int(count) if total is None else min(int(count), int(total))
         fetched[name] = Fetched(come, None if total is None else int(total))
     return fetched
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

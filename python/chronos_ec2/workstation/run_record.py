@@ -11,6 +11,7 @@ from chronos_ec2.errors import UsageProblem
 from chronos_ec2.report.run_files import mapping, moment
 from chronos_ec2.report.usage import Usage, usage_of
 from chronos_ec2.state.clock import to_text
+from chronos_ec2.words import one_line, printable
 from chronos_ec2.workstation.outcome import nodes_of
 from chronos_ec2.workstation.run_cost import billed_until, cost_until, number_of
 
@@ -110,10 +111,10 @@ def parse_record(
     return RunRecord(
         run_id=run_id,
         environment=environment,
-        outcome=str(outcome),
+        outcome=_text(outcome) or "unknown",
         failed_step=_text(document.get("failed_step")),
         current_step=_text(state.get("current_step")) if outcome == "running" else None,
-        error=_text(document.get("error")) or _text(state.get("error_message")),
+        error=_prose(document.get("error")) or _prose(state.get("error_message")),
         started_at=started,
         ended_at=ended,
         duration_seconds=max(0.0, (until - started).total_seconds()) if until and started else None,
@@ -143,7 +144,12 @@ def _step(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    """A field's text in a line, whatever its type: it is printed where it could steer a terminal."""
+    return None if value is None else one_line(str(value))
+
+
+def _prose(value: object) -> str | None:
+    return None if value is None else printable(str(value))
 
 
 def _moment_of_id(run_id: str) -> datetime | None:
@@ -161,7 +167,7 @@ def _figures(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, fl
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    known = ((str(name), _number(value)) for name, value in figures.items())
+    known = ((one_line(str(name)), _number(value)) for name, value in figures.items())
     return {name: value for name, value in known if value is not None}
 
 

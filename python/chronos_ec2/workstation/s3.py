@@ -30,6 +30,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from chronos_ec2.errors import ChronosError, LocalCloudDown, NoCredentials, NotDeployed, StorageDenied
+from chronos_ec2.state.json_text import decode_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -192,7 +193,7 @@ def get_json(s3: S3Client, bucket: str, key: str) -> dict[str, Any] | None:
 def decode_object(body: bytes, where: str) -> dict[str, Any]:
     """Decode bytes that should be a JSON object, or raise `RecordUnreadable`."""
     try:
-        value = json.loads(body)
+        value = decode_json(body)
     except (ValueError, RecursionError) as error:
         raise RecordUnreadable(f"{where} is not JSON ({error})") from error
     if not isinstance(value, dict):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from chronos_ec2.report.run_files import moment
+from chronos_ec2.report.run_files import moment, number
 from chronos_ec2.state.clock import to_text
-from chronos_ec2.words import money_text, span_text
+from chronos_ec2.words import money_text, one_line, span_text
 from chronos_ec2.workstation.next_step import next_command
 from chronos_ec2.workstation.run_cost import cost_parts_text, cost_text, total_of
 from chronos_ec2.workstation.run_progress import Progress
 from chronos_ec2.workstation.run_record import RunRecord
-
-_CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +37,9 @@ def phases_from(items: object) -> tuple[Phase, ...]:
     found = []
     for item in items if isinstance(items, list) else ():
         if isinstance(item, dict) and isinstance(item.get("name"), str):
-            seconds = item.get("seconds")
-            known = float(seconds) if isinstance(seconds, int | float) else None
-            outcome = str(item.get("outcome") or ("now" if known is None else "ok"))
-            found.append(Phase(item["name"], moment(item.get("started_at")), known, outcome))
+            known = number(item.get("seconds"))
+            outcome = one_line(str(item.get("outcome") or ("now" if known is None else "ok")))
+            found.append(Phase(one_line(item["name"]), moment(item.get("started_at")), known, outcome))
     return tuple(found)
 
 
@@ -137,13 +133,13 @@ def summary(sight: Sight) -> Iterator[str]:
     last = "last run" if sight.word == "idle" else "run"
     yield f"{last} {record.run_id} {record.outcome}{where}{lasted}"
     if record.error:
-        yield f"  error: {printable(record.error)}"
+        yield f"  error: {record.error}"
     if (cost := cost_parts_text(record.cost_usd)) is not None:
         yield f"  cost: {cost}"
     if record.usage is not None:
         yield f"  time: {record.usage.sentence}"
     if sight.word != "idle" and sight.detail:
-        yield f"  note: {sight.detail}"
+        yield f"  note: {one_line(sight.detail)}"
     if record.wql is not None:
         beside = f" (seasonal naive {record.baseline_wql:.4f})" if record.baseline_wql is not None else ""
         yield f"  WQL: {record.wql:.4f}{beside}"
@@ -152,13 +148,3 @@ def summary(sight: Sight) -> Iterator[str]:
         where = "" if record.resumed_from_step is None else f"step {record.resumed_from_step} of "
         yield f"  went on from: {where}run {record.resume_from}"
     yield f"  next: {next_command(record)}"
-
-
-def one_line(text: str) -> str:
-    """Text of any form in a line that cannot steer the terminal."""
-    return " ".join(printable(text).split())
-
-
-def printable(text: str) -> str:
-    """Text from a log without what could steer the terminal."""
-    return _CONTROL.sub("", text)

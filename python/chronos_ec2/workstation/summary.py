@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from chronos_ec2.errors import NoSuchRun
+from chronos_ec2.report.run_files import mapping, number
 from chronos_ec2.state.clock import from_text
+from chronos_ec2.state.json_text import decode_json
+from chronos_ec2.words import one_line
 
 
 def print_summary(folder: Path, out: TextIO) -> None:
@@ -20,12 +23,12 @@ def print_summary(folder: Path, out: TextIO) -> None:
         NoSuchRun: the folder has no record of a run.
     """
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = decode_json((folder / "run.json").read_bytes())
         heading = _heading(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NoSuchRun(f"{folder} has no readable run.json: {error!r}") from error
-    out.write(f"\n{heading}\n")
-    for line in _quality(record.get("metrics") or {}):
+    out.write(f"\n{one_line(heading)}\n")
+    for line in _quality(mapping(record.get("metrics"))):
         out.write(line + "\n")
     out.write("\nwhere everything lies\n")
     for name, meaning in _FILES.items():
@@ -54,17 +57,18 @@ def _heading(record: dict[str, Any]) -> str:
     return f"run {record['run_id']}: {record['outcome']} after {seconds:.0f} s{why}"
 
 
-def _quality(metrics: dict[str, Any]) -> list[str]:
+def _quality(metrics: Mapping[str, Any]) -> list[str]:
     """A small table of the model's errors beside the seasonal-naive baseline's."""
-    naive = (metrics.get("baselines") or {}).get("seasonal_naive") or {}
+    naive = mapping(mapping(metrics.get("baselines")).get("seasonal_naive"))
     rows = []
     for name in ("WQL", "MASE"):
-        if metrics.get(name) is None:
+        value, beside = number(metrics.get(name)), number(naive.get(name))
+        if value is None:
             continue
-        row = f"  {name:<5} model {metrics[name]:.4f}"
-        if naive.get(name):
-            better = 100 * (1 - metrics[name] / naive[name])
+        row = f"  {name:<5} model {value:.4f}"
+        if beside:
+            better = 100 * (1 - value / beside)
             word = "better" if better >= 0 else "worse"
-            row += f"   seasonal naive {naive[name]:.4f}   {abs(better):.0f} % {word}"
+            row += f"   seasonal naive {beside:.4f}   {abs(better):.0f} % {word}"
         rows.append(row)
     return ["error on the held-out window (lower is better)", *rows] if rows else []

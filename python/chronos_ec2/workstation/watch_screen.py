@@ -12,9 +12,10 @@ from rich.console import OverflowMethod
 from rich.text import Text
 
 from chronos_ec2.metrics_log import Record
-from chronos_ec2.words import size_text, span_text
+from chronos_ec2.report.run_files import number
+from chronos_ec2.words import one_line, printable, size_text, span_text
 from chronos_ec2.workstation.run_progress import gpus_of
-from chronos_ec2.workstation.sight import Phase, Sight, cost_so_far, one_line, printable
+from chronos_ec2.workstation.sight import Phase, Sight, cost_so_far
 
 PHASES: Final = (
     *("initialization", "system_setup", "venv_download", "gpu_preflight"),
@@ -192,30 +193,33 @@ class Screen:
         if not samples:
             return []
         last = samples[-1]
-        names = {gpu["index"]: gpu.get("name") for gpu in gpus_of(sight.progress.machine or {})}
+        names = {str(gpu.get("index")): gpu.get("name") for gpu in gpus_of(sight.progress.machine or {})}
         rows = [self._gpu(gpu, names, samples, width) for gpu in gpus_of(last)]
-        cpus = (sight.progress.machine or {}).get("cpus")
-        row = self._load(f" CPU{f' x{cpus}' if cpus else ''}", [s.get("cpu_percent") for s in samples])
+        cpus = number((sight.progress.machine or {}).get("cpus"))
+        row = self._load(f" CPU{f' x{cpus:.0f}' if cpus else ''}", [s.get("cpu_percent") for s in samples])
         row.append(f"  memory {share_text(last, 'memory')}")
         more = Text(f"  disk {share_text(last, 'disk')}")
-        received, sent = last.get("network_in_bytes_per_second"), last.get("network_out_bytes_per_second")
+        received, sent = (number(last.get(f"network_{way}_bytes_per_second")) for way in ("in", "out"))
         if received is not None and sent is not None:
             more.append(f"  net {size_text(received)}/s in, {size_text(sent)}/s out")
         if narrow or cell_len(row.plain) + cell_len(more.plain) > width:
             return [*rows, row, Text("    ").append_text(more)]
         return [*rows, row.append_text(more)]
 
-    def _gpu(self, gpu: Record, names: dict[int, str | None], samples: Sequence[Record], width: int) -> Text:
+    def _gpu(self, gpu: Record, names: dict[str, object], samples: Sequence[Record], width: int) -> Text:
         index = gpu.get("index", 0)
         loads = [one.get("util_percent") for s in samples for one in gpus_of(s) if one.get("index") == index]
-        row = self._load(f" GPU {index}", loads).append(f"  memory {share_text(gpu, 'memory')}")
+        row = self._load(f" GPU {one_line(str(index))}", loads).append(
+            f"  memory {share_text(gpu, 'memory')}"
+        )
         for key, unit in (("temperature_celsius", self._celsius), ("power_watts", "W")):
-            if gpu.get(key) is not None:
-                row.append(f"  {gpu[key]:.0f} {unit}")
-        name = f"  {names.get(index) or ''}"
+            if (figure := number(gpu.get(key))) is not None:
+                row.append(f"  {figure:.0f} {unit}")
+        name = f"  {one_line(str(names.get(str(index)) or ''))}"
         return row.append(name, style="dim") if cell_len(row.plain) + len(name) <= width else row
 
-    def _load(self, label: str, loads: Sequence[float | None]) -> Text:
+    def _load(self, label: str, told: Sequence[object]) -> Text:
+        loads = [number(load) for load in told]
         now = loads[-1] if loads else None
         row = Text(f"{label:<6} ", style="bold").append(f"{now:3.0f} % " if now is not None else "  ? % ")
         return row.append(self.spark([load or 0.0 for load in loads][-8:], 8, top=100.0), style="cyan")
@@ -244,7 +248,7 @@ class Screen:
 
 def share_text(holder: Record, name: str) -> str:
     """What is used of something, and all of it: `7.2 of 33.0 GB`."""
-    used, total = holder.get(f"{name}_bytes"), holder.get(f"{name}_total_bytes")
+    used, total = number(holder.get(f"{name}_bytes")), number(holder.get(f"{name}_total_bytes"))
     if used is None or total is None:
         return "?"
     whole = size_text(total)

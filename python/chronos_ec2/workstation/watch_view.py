@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Protocol, TextIO
 
 from chronos_ec2.state.clock import utc_now
-from chronos_ec2.words import size_text, span_text
-from chronos_ec2.workstation.sight import Sight, age_text, cost_so_far, one_line, printable, summary
+from chronos_ec2.words import one_line, printable, size_text, span_text
+from chronos_ec2.workstation.sight import Sight, age_text, cost_so_far, summary
 
 
 class View(Protocol):

@@ -70,6 +70,17 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_from(world: Any) -
         check(world)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"config": "x"}, {"config": {"training_config": [1]}}, {"dataset": "x"}, {"dataset": [1]}],
+    ids=str,
+)
+def test_a_record_whose_parts_are_of_another_form_is_refused(world: Any, part: dict[str, Any]) -> None:
+    put_interrupted(world, 100, **part)
+    with pytest.raises(SettingsError, match="cannot go on as another one"):
+        check(world)
+
+
 def test_a_run_of_another_environment_is_none(world: Any) -> None:
     put_interrupted(world, 100)
     with pytest.raises(NoSuchRun, match="environment prod has had no run yet"):
