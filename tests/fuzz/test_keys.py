@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nonsense
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nonsense import FUZZ
 
@@ -37,14 +37,21 @@ ODD = [
     "-rf",
     "*",
 ]
+METRICS = st.lists(
+    st.dictionaries(nonsense.TEXTS, nonsense.SCALARS, max_size=3).map(
+        lambda figures: nonsense.dumped({**figures, "event": "metric", "step": 1})
+    ),
+    max_size=3,
+).map(b"\n".join)
 NAMES = st.lists(PLAIN | st.sampled_from(ODD), min_size=1, max_size=4).map("/".join).filter(len)
 
 
 class Bucket:
-    """Some objects, in the words of a boto3 client."""
+    """Some objects, in the words of a boto3 client; all but the metrics hold the same."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], metrics: bytes) -> None:
         self._keys = [f"dev/{RUN}/{name}" for name in names]
+        self._metrics = metrics
 
     def get_paginator(self, _: str) -> Bucket:
         return self
@@ -54,25 +61,29 @@ class Bucket:
         found = [key for key in self._keys if key.startswith(Prefix)]
         return [{"Contents": [{"Key": key, "Size": 4, "ETag": '"e"', "LastModified": when} for key in found]}]
 
-    def download_fileobj(self, _bucket: str, _key: str, file: Any, **_: Any) -> None:
-        file.write(b"evil")
+    def download_fileobj(self, _bucket: str, key: str, file: Any, **_: Any) -> None:
+        file.write(self._metrics if key == f"dev/{RUN}/metrics.jsonl" else b"evil")
 
 
 @FUZZ
-@given(st.lists(NAMES, min_size=1, max_size=5, unique=True))
-def test_any_key_is_fetched_into_the_folder_or_refused(tally: Tally, names: list[str]) -> None:
+@example(["a"], nonsense.dumped({"event": "metric", "step": 1, "\ud800": 1.0}))
+@given(st.lists(NAMES, min_size=1, max_size=5, unique=True), METRICS)
+def test_any_key_is_fetched_into_the_folder_or_refused(
+    tally: Tally, names: list[str], metrics: bytes
+) -> None:
     with tempfile.TemporaryDirectory() as top:
         into, outside = Path(top) / "results", Path(top) / "outside"
         outside.mkdir()
         (into / RUN).mkdir(parents=True)
         (into / RUN / "etc").symlink_to(outside)
         said = io.StringIO()
-        summary = fetch(Bucket(["run.json", *names]), "b", "dev", into=into, out=said, run_id=RUN)
+        bucket = Bucket(["run.json", "metrics.jsonl", *names], metrics)
+        summary = fetch(bucket, "b", "dev", into=into, out=said, run_id=RUN)
         assert not any(character in said.getvalue() for character in "\x1b\x00\r")
         assert list(outside.iterdir()) == [] and sorted(Path(top).iterdir()) == [outside, into]
         assert list(into.iterdir()) == [into / RUN]
         assert (into / RUN / "run.json").read_bytes() == b"evil", "the others are fetched all the same"
-        tally.count("key", "fetched", summary.fetched - 1)
+        tally.count("key", "fetched", summary.fetched - 2)
         tally.count("key", "refused", len(summary.refused))
 
 
