@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +42,44 @@ def test_the_newest_by_number_is_taken_and_two_are_kept(tmp_path: Path) -> None:
     assert found is not None
     assert found.step == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-100"]
+
+
+@pytest.mark.parametrize(
+    ("before", "damaged", "kept"),
+    [
+        ((100, 200), (200,), (100, 150)),
+        ((100, 200, 300), (200, 300), (100, 150)),
+        ((90, 100), (100,), (90, 100, 150)),
+        ((80, 90, 100), (100,), (90, 100, 150)),
+        ((90, 100, 149), (100, 149), (90, 100, 149, 150)),
+        ((140,), (140,), (140, 150)),
+    ],
+)
+@pytest.mark.parametrize("how", ["no manifest", "cut state"])
+def test_a_damaged_checkpoint_is_none_of_the_two_that_are_kept(
+    tmp_path: Path, before: tuple[int, ...], damaged: tuple[int, ...], kept: tuple[int, ...], how: str
+) -> None:
+    for step in before:  # not by `save`, which drops
+        save(tmp_path / str(step), step).rename(tmp_path / f"checkpoint-{step}")
+    for step in damaged:
+        path = tmp_path / f"checkpoint-{step}"
+        cut_state(path) if how == "cut state" else (path / "manifest.json").unlink()
+    save(tmp_path, 150)
+    assert sorted(int(path.name[11:]) for path in tmp_path.glob("checkpoint-*")) == list(kept)
+
+
+def test_newer_ones_go_when_the_one_written_is_whole_and_not_before(tmp_path: Path) -> None:
+    save(tmp_path / "first", 100).rename(tmp_path / "checkpoint-100")
+    flip_a_byte(save(tmp_path, 200))
+
+    def fill_the_disk(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 150, fill_the_disk, loss=0.5, origin={})
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+    save(tmp_path, 150)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-100", "checkpoint-150"}
 
 
 def test_no_checkpoint_is_no_problem(tmp_path: Path) -> None:
@@ -132,6 +172,37 @@ def test_removing_takes_them_all(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-20").mkdir()
     remove_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["unlink", "rmdir"])
+def test_processes_that_remove_at_once_remove_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Each file, and each folder, is one that another process has just removed."""
+    real = getattr(os, call)
+
+    def late(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
+        real(*arguments, **named)
+
+    monkeypatch.setattr(os, call, late)
+    for step in (10, 20):
+        save(tmp_path, step)
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 10)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        remove_checkpoints(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:

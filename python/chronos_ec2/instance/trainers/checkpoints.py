@@ -9,6 +9,7 @@ manifest is missing, or does not match its files (half uploaded, cut off), is pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -29,6 +30,8 @@ KEEP: Final = 2
 _MANIFEST: Final = "manifest.json"
 _DIGEST_LENGTH: Final = 64
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
+_NOT_WHOLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a damaged checkpoint raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, write: Callable[[Path], object], *, loss: float, origin: dict[str, Any]
 ) -> tuple[Path, int]:
-    """Write `checkpoint-{step}` and drop all but the newest `KEEP`.
+    """Write `checkpoint-{step}`, then drop all but it and the newest whole ones before it, `KEEP` in all.
 
     Args:
         folder: the run's checkpoints folder.
@@ -87,7 +90,7 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)
     draft.replace(final)
     _sync(folder)
-    _drop_old(folder)
+    _drop_others(folder, step)
     return final, sum(fact["bytes"] for fact in files.values()) + len(body)
 
 
@@ -110,7 +113,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         path = folder / f"checkpoint-{step}"
         try:
             return _load(path, step), problems
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NOT_WHOLE as error:
             problems.append(f"{path.name} is not whole and was passed over: {error}")
     return None, problems
 
@@ -125,21 +128,46 @@ def take_request(folder: Path) -> bool:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove every checkpoint, whole or not."""
+    """Remove every checkpoint, whole or not; processes that train together may do so at once.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
     for step in _steps(folder):
-        shutil.rmtree(folder / f"checkpoint-{step}")
+        path = folder / f"checkpoint-{step}"
+        while path.exists():
+            # What is gone already another process has removed: so each round leaves less.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
 
 
 def _load(path: Path, step: int) -> Checkpoint:
+    manifest = _read_manifest(path, step)
+    for name, fact in manifest["files"].items():
+        if sha256_of(path / name) != fact["sha256"]:
+            raise ValueError(f"{name} is not what its manifest says")
+    return Checkpoint(path, step, float(manifest["loss"]), manifest["origin"])
+
+
+def _read_manifest(path: Path, step: int) -> dict[str, Any]:
+    """The manifest, whose files are there in their sizes."""
     if not (path / _MANIFEST).is_file():
         raise ValueError("no manifest.json, so writing it never ended")
-    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     if manifest["format_version"] != FORMAT_VERSION or manifest["step"] != step:
         raise ValueError("its manifest is of another step or version")
     for name, fact in manifest["files"].items():
-        if (path / name).stat().st_size != fact["bytes"] or sha256_of(path / name) != fact["sha256"]:
+        if (path / name).stat().st_size != fact["bytes"]:
             raise ValueError(f"{name} is not what its manifest says")
-    return Checkpoint(path, step, float(manifest["loss"]), manifest["origin"])
+    return manifest
+
+
+def _seems_whole(path: Path, step: int) -> bool:
+    try:
+        _read_manifest(path, step)
+    except _NOT_WHOLE:
+        return False
+    return True
 
 
 def _steps(folder: Path) -> list[int]:
@@ -149,10 +177,16 @@ def _steps(folder: Path) -> list[int]:
     return [int(match[1]) for match in matches if match]
 
 
-def _drop_old(folder: Path) -> None:
-    for step in sorted(_steps(folder), reverse=True)[KEEP:]:
-        # An old checkpoint that stays costs disk, not the run.
-        shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+def _drop_others(folder: Path, written: int) -> None:
+    """Drop what is older than the kept, and what is newer than the one just written: it was passed over."""
+    kept = 1
+    for step in sorted(set(_steps(folder)) - {written}, reverse=True):
+        path = folder / f"checkpoint-{step}"
+        if step < written and kept < KEEP:
+            kept += _seems_whole(path, step)
+            continue
+        # One that stays costs disk, not the run.
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
