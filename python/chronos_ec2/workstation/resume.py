@@ -80,6 +80,10 @@ def differing_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[
     before, after = mapping(then.get("training_config")), mapping(now.get("training_config"))
     for key in sorted({*before, *after} - MAY_CHANGE):
         pairs[key] = (before.get(key), after.get(key))
+    left_open = any(value in (None, "auto") for value in pairs.get("precision", ()))
+    if left_open and now.get("trainer") == "chronos":
+        # What `auto` came to is known on the machine alone, where the trainer refuses another one.
+        del pairs["precision"]
     return {key: pair for key, pair in pairs.items() if _plain(pair[0]) != _plain(pair[1])}
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.instance.metrics import QUANTILE_LEVELS
+from chronos_ec2.instance.trainers.chronos import learner
 from chronos_ec2.instance.trainers.chronos.artifact import FORMAT, FORMAT_VERSION, read_pickle
 
 from .conftest import SMALL, Outcome, wave, write_table
@@ -187,6 +188,17 @@ def test_a_checkpoint_of_other_data_is_not_continued(
     assert "another data: put it back" in refused.stderr
 
 
+def test_a_checkpoint_of_another_precision_is_not_continued(
+    train: Train, config: Config, waves: Path, whole: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU of another kind, where `auto` comes to the other one."""
+    monkeypatch.setattr(learner, "_precision", lambda wanted, _device: "bf16" if wanted == "auto" else wanted)
+    refused = train(config(), waves, output=whole.output)
+    assert refused.status == 2
+    assert "another precision ('fp32' then, 'bf16' now): set precision to what it was" in refused.stderr
+    assert train(config(precision="fp32"), waves, output=whole.output).status == 0
+
+
 def test_how_often_to_save_and_to_tell_may_change(
     train: Train, config: Config, waves: Path, whole: Outcome
 ) -> None:
@@ -269,6 +281,29 @@ def test_what_the_start_model_could_is_told_by_a_run_that_went_on_as_well(
     could = whole.one("final")["metrics"]
     assert final["baselines"]["zero_shot"] == pytest.approx({key: could[key] for key in ("WQL", "MASE")})
     assert final["metrics"]["WQL"] != pytest.approx(could["WQL"]), "it has learned since"
+
+
+def change_dropout(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dropout_rate": 0.5}))
+
+
+def change_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[min(weights)] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("change", [change_dropout, change_a_weight])
+def test_a_checkpoint_of_another_start_model_is_not_continued(
+    train: Train, config: Config, waves: Path, whole: Outcome, change: Callable[[Path], None]
+) -> None:
+    start = whole.output / "models/chronos2"
+    assert train(config(model_id=str(start), max_steps=5), waves, "--fail-at-step", "5").status == 3
+    change(start)
+    refused = train(config(model_id=str(start), max_steps=5), waves)
+    assert refused.status == 2
+    assert "another start_model: put it back, or start over with --fresh" in refused.stderr
 
 
 def drop_a_weight(folder: Path) -> None:

@@ -134,6 +134,22 @@ def test_what_does_not_change_the_result_may_differ(world: Any) -> None:
     assert check(world, settings_with(**more))["step"] == 100
 
 
+def test_a_precision_is_named_where_it_was_left_to_the_machine_and_otherwise_kept(world: Any) -> None:
+    put_interrupted(world, 100)
+    bf16 = {"training.precision": "bf16"}
+    assert check(world, settings_with(**bf16))["step"] == 100
+    put_interrupted(world, 100, config=run_config(settings_with(**bf16), RUN))
+    assert check(world, settings_with(**{"training.precision": "auto"}))["step"] == 100
+    with pytest.raises(
+        SettingsError, match=r'precision is "fp32" and was "bf16"; for .*--set training\.precision=bf16'
+    ):
+        check(world, settings_with(**{"training.precision": "fp32"}))
+    command = {"trainer": "command", "command": '["x"]'}
+    put_interrupted(world, 100, config=run_config(settings_with(**command), RUN))
+    with pytest.raises(SettingsError, match="precision is"):
+        check(world, settings_with(**command, **bf16))
+
+
 def test_a_refusal_of_s3_is_no_absence(world: Any) -> None:
     put_interrupted(world, 100)
     world.s3.fail("get_paginator", "AccessDenied")

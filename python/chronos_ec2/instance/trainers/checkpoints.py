@@ -14,9 +14,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from chronos_ec2.errors import SettingsError
@@ -44,8 +45,14 @@ class Checkpoint:
     origin: dict[str, Any]
     """What it was made from; resuming under anything else would mix two runs."""
 
-    def refuse_other_origin(self, origin: dict[str, Any]) -> None:
+    def refuse_other_origin(
+        self, origin: Mapping[str, Any], remedies: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Make sure that a run goes on with what it began with.
+
+        Args:
+            origin: what it would go on with.
+            remedies: what to do about a key, where it is more than to put it back.
 
         Raises:
             SettingsError: settings or data are other than the checkpoint's.
@@ -56,7 +63,8 @@ class Checkpoint:
             digest = isinstance(value, str) and len(value) == _DIGEST_LENGTH
             was = "" if digest else f" ({self.origin.get(key)!r} then, {value!r} now)"
             raise SettingsError(
-                f"{self.path.name} was made with another {key}{was}: put it back, or start over with --fresh"
+                f"{self.path.name} was made with another {key}{was}: {remedies.get(key, 'put it back')}, "
+                f"or start over with --fresh"
             )
 
 

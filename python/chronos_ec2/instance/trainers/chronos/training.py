@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 import resource
@@ -36,12 +37,13 @@ from chronos_ec2.instance.trainers.chronos.windows import Batch, Windows
 from chronos_ec2.instance.trainers.command_line import CHECKPOINTS, say
 from chronos_ec2.instance.trainers.files import sha256_of
 from chronos_ec2.instance.trainers.rehearsal import Rehearsal, StopRequest
-from chronos_ec2.start_model import WEIGHTS
+from chronos_ec2.start_model import MODEL_FILES
 from chronos_ec2.training_settings import RANDOM, ChronosConfig
 
 MODEL_FOLDER: Final = "models/chronos2"
 PICKLE_PATH: Final = "models/model.pkl"
 FORECASTS_PATH: Final = "forecasts.parquet"
+_REMEDIES: Final = {"precision": "set precision to what it was, or take a GPU on which auto is that"}
 
 
 class Trainer:
@@ -111,6 +113,8 @@ class Trainer:
         return {
             "trainer": "chronos",
             **self._config.result_keys(),
+            # Not `auto`: on another machine that may be another one.
+            "precision": self._learner.precision,
             "season_length": self._seasons[0],
             "start_model": self._start,
             "data": self._fingerprint.result(),
@@ -148,7 +152,7 @@ class Trainer:
         folder = fetched or Path(self._config.model_id)
         if not folder.is_dir():
             raise SettingsError(f"model_id {self._config.model_id}: {folder} is not a folder")
-        return load_model(folder, self._config), sha256_of(folder / WEIGHTS)
+        return load_model(folder, self._config), _digest_of_model(folder)
 
     def _resume(self) -> Checkpoint | None:
         found, problems = newest_checkpoint(self._output / CHECKPOINTS)
@@ -160,7 +164,7 @@ class Trainer:
             raise ChronosError(f"the processes found different checkpoints: steps {-lowest} to {highest}")
         if found is None:
             return None
-        found.refuse_other_origin(self._origin)
+        found.refuse_other_origin(self._origin, _REMEDIES)
         self._step = self._saved_step = found.step
         self._loss = found.loss
         self._emit("resume", step=found.step, path=f"{CHECKPOINTS}/{found.path.name}")
@@ -327,6 +331,12 @@ class Trainer:
 
 def _plain_config(config: ChronosConfig) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+
+
+def _digest_of_model(folder: Path) -> str:
+    """Of all that a start model is: its config.json has what dropout, norms and positions go by."""
+    digests = [sha256_of(folder / name) for name in MODEL_FILES]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _device_name(device: torch.device) -> str:
