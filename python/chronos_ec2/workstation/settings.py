@@ -184,9 +184,20 @@ class Settings:
         for key in self.training:
             if key in _OWN_TRAINING_KEYS:
                 raise ValueError(f"training.{key}: it has a setting of its own, {_OWN_TRAINING_KEYS[key]}")
-        if self.trainer in _CONFIGS:
-            read_training_config(_CONFIGS[self.trainer], self.training_config(), _TRAINING)
+        config = self._own_training()
+        if isinstance(config, ChronosConfig):
+            self._check_shares(config)
         _ = self.columns
+
+    def _check_shares(self, config: ChronosConfig) -> None:
+        """Of the processes that are known here; how many GPUs a machine has, it finds itself."""
+        shares = self.nodes * max(1, self.processes) * config.gradient_accumulation_steps
+        if left := config.batch_size % shares:
+            raise ValueError(
+                f"{_TRAINING}.batch_size: got {config.batch_size}, need a multiple of nodes ({self.nodes}) x "
+                f"processes ({max(1, self.processes)}) x gradient_accumulation_steps "
+                f"({config.gradient_accumulation_steps}): take {config.batch_size - left + shares}"
+            )
 
     def training_config(self) -> dict[str, Any]:
         """The `training_config` of a run: the settings that have a place of their own, and `training`."""

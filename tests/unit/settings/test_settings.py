@@ -414,6 +414,28 @@ def test_a_wrong_training_setting_is_refused_before_anything_is_rented(
     assert says in message_of(lambda: load_settings("dev", flags, variables={}))
 
 
+@pytest.mark.parametrize(
+    ("flags", "takes"),
+    [
+        ({"nodes": "3"}, 33),
+        ({"processes": "3"}, 33),
+        ({"nodes": "3", "processes": "2"}, 36),
+        ({"nodes": "2", "training.gradient_accumulation_steps": "32"}, 64),
+        ({"nodes": "2", "training.batch_size": "3"}, 4),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_rented(
+    flags: dict[str, str], takes: int
+) -> None:
+    given = {"instance_type": "m5.large", **flags}
+    said = message_of(lambda: load_settings("dev", given, variables={}))
+    assert "training.batch_size: got" in said and said.endswith(f": take {takes}")
+    loaded = load_settings("dev", {**given, "training.batch_size": str(takes)}, variables={})
+    assert loaded.training["batch_size"] == takes
+    other = {"trainer": "command", "command": '["x"]'}
+    assert load_settings("dev", {**given, **other}, variables={})
+
+
 def test_a_command_of_ones_own_may_have_any_training_setting() -> None:
     flags = {"trainer": "command", "command": '["x"]', "training.anything": "goes"}
     assert load_settings("dev", flags, variables={}).training_config()["anything"] == "goes"
