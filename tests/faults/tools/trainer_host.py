@@ -2,7 +2,7 @@
 
 Usage: trainer_host.py, with a request a line on stdin:
 
-    {"argv": [...], "folder": DIR, "processes": N, "port": P}
+    {"argv": [...], "folder": DIR, "processes": N, "port": P, "no_memory_before": STEP or null}
 
 Answers with the processes' ids when they run, and with their exit statuses when all have ended. What they
 print is in DIR/out and DIR/err; of several processes the first one's alone is kept.
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,31 @@ def _start(train: Any, asked: dict[str, Any], rank: int) -> int:
         for name, number in (("out", 1), ("err", 2)):
             path = Path(asked["folder"]) / name if rank == 0 else Path(os.devnull)
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        if asked["no_memory_before"]:
+            _take_memory_before(asked["no_memory_before"])
         status = train(asked["argv"])
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+def _take_memory_before(step: int) -> None:
+    """From that step on there is no memory: the kernel gives none, and what malloc has kept is eaten."""
+    from chronos_ec2.instance.trainers.rehearsal import Rehearsal
+
+    before_step = Rehearsal.before_step
+    eaten = []
+
+    def take(self: Rehearsal, number: int, *arguments: Any) -> None:
+        before_step(self, number, *arguments)
+        if number == step:
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))
+            for size in (1 << 20, 1 << 16, 1 << 12, 1 << 10):
+                with suppress(MemoryError):
+                    while True:
+                        eaten.append(bytearray(size))
+
+    Rehearsal.before_step = take  # type: ignore[method-assign]  # in this process, which ends with its run
 
 
 if __name__ == "__main__":

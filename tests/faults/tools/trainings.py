@@ -112,6 +112,7 @@ class TrainerHost:
         *flags: str,
         processes: int = 1,
         dropout: float = 0.2,
+        no_memory_before: int | None = None,
         meanwhile: Callable[[Training, list[int]], None] = lambda run, pids: None,
     ) -> Training:
         """Run a training to its end.
@@ -120,6 +121,7 @@ class TrainerHost:
             output: its output folder.
             processes: how many train together.
             dropout: 0.0 or 0.2; what is dropped is drawn in each process on its own.
+            no_memory_before: the step that nothing is left for.
             meanwhile: is called while it runs, with the ids of its processes.
         """
         output.mkdir(parents=True, exist_ok=True)
@@ -128,6 +130,7 @@ class TrainerHost:
         paths = {"--config": config, "--data": self._data, "--output": output}
         argv = [*(str(word) for pair in paths.items() for word in pair), *flags]
         asked = {"argv": argv, "folder": str(output), "processes": processes, "port": free_port()}
+        asked["no_memory_before"] = no_memory_before
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()

@@ -93,7 +93,8 @@ def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
         # A GPU's lack of memory is a class of its own; a CPU's is told from its words.
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        problem = str(error).strip().partition("\n")[0].partition(". ")[0]
+        said = str(error).strip().partition("\n")[0]
+        problem = said[max(0, said.find("DefaultCPUAllocator")) :].partition(". ")[0]
         raise SettingsError(
             f"{problem}: lower batch_size or context_length, or raise gradient_accumulation_steps"
         ) from error
