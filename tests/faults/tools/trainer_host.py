@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def _start(train: Any, asked: dict[str, Any], rank: int) -> int:
         if asked["no_memory_before"]:
             _take_memory_before(asked["no_memory_before"])
         status = train(asked["argv"])
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -75,7 +78,7 @@ def _take_memory_before(step: int) -> None:
                     while True:
                         eaten.append(bytearray(size))
 
-    Rehearsal.before_step = take  # type: ignore[method-assign]  # in this process, which ends with its run
+    Rehearsal.before_step = take  # type: ignore[assignment,method-assign]  # in this process, which ends with its run
 
 
 if __name__ == "__main__":
