@@ -132,8 +132,8 @@ def test_without_memory_at_any_step_it_fails_and_ends_with_the_same_bytes(
         output = tmp_path / f"step {step}"
         first = host.run(output, no_memory_before=step)
         assert first.statuses not in ((0,), (75,)), f"step {step}: {first.error}"
-        # There may be none left for the words either; status 2 comes with them.
-        assert first.statuses != (2,) or "allocate memory" in first.error, first.error
+        # There may be none left to end in good order; status 2 comes with the words.
+        assert first.statuses != (2,) or "lower batch_size or context_length" in first.error, first.error
         assert max(first.losses(), default=0) == step - 1, "the step that it has no memory for is none"
         again = host.run(output)
         assert again.resumed_from() == (step - 1) // SAVE_STEPS * SAVE_STEPS

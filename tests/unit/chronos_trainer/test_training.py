@@ -248,6 +248,29 @@ def test_a_gradient_that_is_no_number_leaves_no_checkpoint_that_has_it(
     assert sorted(path.name for path in (outcome.output / "checkpoints").iterdir()) == ["checkpoint-4"]
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+            "tried to allocate 4096 bytes. Error code 12 (Cannot allocate memory)",
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes: lower batch_size",
+        ),
+        ("std::bad_alloc", "std::bad_alloc: lower batch_size or context_length"),
+    ],
+)
+def test_without_memory_it_says_so_and_what_to_lower(
+    train: Train, config: Config, waves: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(learner.Learner, "update", fail)
+    outcome = train(config(), waves)
+    assert outcome.status == 2
+    assert f"error: {told}" in outcome.stderr
+
+
 def test_a_greatest_norm_of_0_leaves_the_gradient_as_it_is(train: Train, config: Config, waves: Path) -> None:
     outcome = train(config(max_grad_norm=0), waves)
     assert outcome.status == 0, outcome.stderr

@@ -91,7 +91,8 @@ def _train(config: ChronosConfig, arguments: argparse.Namespace) -> bool:
         return trainer.run()
     except RuntimeError as error:
         # A GPU's lack of memory is a class of its own; a CPU's is told from its words.
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        told = any(words in str(error) for words in ("allocate memory", "bad_alloc"))
+        if not told and not isinstance(error, torch.OutOfMemoryError):
             raise
         said = str(error).strip().partition("\n")[0]
         problem = said[max(0, said.find("DefaultCPUAllocator")) :].partition(". ")[0]
