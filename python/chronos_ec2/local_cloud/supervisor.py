@@ -96,14 +96,23 @@ def guest_time(root: str) -> float:
 def _table() -> dict[int, tuple[int, str]]:
     """Parent of every process, and when it began."""
     if not _LINUX:
-        listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False)
-        rows = (line.split() for line in listing.stdout.splitlines())
-        return {int(pid): (int(parent), "") for pid, parent in rows}
+        return _rows_of_ps("-ax")
     found = {pid: _stat(pid) for pid in (int(process.name) for process in Path("/proc").glob("[0-9]*"))}
     return {pid: stat for pid, stat in found.items() if stat is not None}
 
 
+def _rows_of_ps(*which: str) -> dict[int, tuple[int, str]]:
+    command = ["ps", *which, "-o", "pid=,ppid=,lstart="]
+    listing = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+    rows = (line.split() for line in listing.stdout.splitlines())
+    return {int(pid): (int(parent), " ".join(began)) for pid, parent, *began in rows}
+
+
 def _stat(pid: int) -> tuple[int, str] | None:
+    if not _LINUX:
+        return _rows_of_ps("-p", str(pid)).get(pid)
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -141,7 +150,7 @@ def _signal_all(number: int) -> None:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot; None when there is none."""
+    """When a process began, in clock ticks since boot (off Linux, as ps says it); None when there is none."""
     stat = _stat(pid)
     return None if stat is None else stat[1]
 
@@ -150,6 +159,8 @@ def signal_process(
     pid: int, started: str, number: int, began: Callable[[int], str | None] = process_start
 ) -> None:
     """Signal a process, unless its id has become that of one that began at another time.
+
+    Where the system has handles of processes, none can take its place between that look and the signal.
 
     Args:
         started: when the one that is meant began.
@@ -160,7 +171,8 @@ def signal_process(
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # this system has none
-        os.kill(pid, number)
+        if began(pid) == started:
+            os.kill(pid, number)
         return
     try:
         if began(pid) == started:

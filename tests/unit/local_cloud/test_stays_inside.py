@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -220,7 +221,12 @@ def test_a_start_is_noted_on_the_disk_alone(tmp_path: Path, outside: Path, linke
     assert not (outside / "stat").exists()
 
 
-def test_a_process_that_has_got_the_id_of_another_is_not_signalled() -> None:
+@pytest.mark.parametrize("problem", [None, AttributeError(), PermissionError()], ids=repr)
+def test_a_process_that_has_got_the_id_of_another_is_not_signalled(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception | None
+) -> None:
+    if problem is not None:
+        monkeypatch.setattr(os, "pidfd_open", Mock(side_effect=problem), raising=False)
     with subprocess.Popen(["sleep", "60"]) as innocent:
         supervisor.signal_process(innocent.pid, "1", signal.SIGKILL)
         began = process_start(innocent.pid)
@@ -228,6 +234,18 @@ def test_a_process_that_has_got_the_id_of_another_is_not_signalled() -> None:
         assert innocent.poll() is None
         supervisor.signal_process(innocent.pid, supervisor.process_start(innocent.pid) or "", signal.SIGKILL)
         assert innocent.wait(10) == -signal.SIGKILL
+
+
+def test_without_proc_a_process_is_known_by_what_ps_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_LINUX", False)
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    with subprocess.Popen(["sleep", "60"]) as child:
+        began = supervisor._descendants()[child.pid]
+        supervisor.signal_process(child.pid, f"{began[:-1]}x", signal.SIGKILL)
+        assert child.poll() is None
+        supervisor.signal_process(child.pid, began, signal.SIGKILL)
+        assert child.wait(10) == -signal.SIGKILL
+    assert supervisor.process_start(child.pid) is None
 
 
 @pytest.mark.parametrize("seconds", ["²", "9" * 5000, "-1", "soon", ""])
