@@ -149,7 +149,6 @@ start_companions() {
     watch_for_end $$ "$stop_reason_file" "$CHRONOS_HEARTBEAT_SECONDS" &
   fi
   companion_pids+=($!)
-  # One that ended by itself would be a process id for nobody: it is not begun where it has nothing to look for.
   if may_be_interrupted; then
     watch_for_interruption $$ "$stop_reason_file" "$notice_file" "$data/output/checkpoints" "$INTERRUPTION_LOOK_SECONDS" &
     companion_pids+=($!)
@@ -171,11 +170,7 @@ start_companions() {
 # Ends the companions, after the call each may be in the middle of: an upload that ended later than the last one
 # would bring an old log back.
 stop_companions() {
-  local pid
-  for pid in "${companion_pids[@]}"; do
-    # One that has ended by itself is not waited for: Bash could wait for another child instead, the log's tee.
-    if kill -TERM "$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || true; fi
-  done
+  end_children "${companion_pids[@]}"
   companion_pids=()
 }
 

@@ -260,7 +260,6 @@ on_exit() {
   elif [[ $reserved == true && $claimed == false ]]; then
     withdraw
   fi
-  stop_quick_aws
   if [[ -n $work ]]; then rm -rf "${work:?}"; fi
   exit "$status"
 }

@@ -50,7 +50,7 @@ _pieces_sha256() {
     | sort -n | cut -d" " -f2 | sha256_of_input' _ "$1" "$pieces"
 }
 
-# Fetches one object and compares the sha256 of its pieces. FILE.here says that all bytes have come. <key> <file> <sha256>
+# Fetches one object and compares the sha256 of its pieces. Takes FILE.coming away when all bytes have come. <key> <file> <sha256>
 # Returns 0; 1 when it could not be fetched; 2 when it is not what it should be.
 fetch_checked() {
   local uri="s3://$CHRONOS_BUCKET/$1" file=$2 way status=1
@@ -65,7 +65,7 @@ fetch_checked() {
     esac
     if run_waiting "${command[@]}" >/dev/null; then
       note_download "$file"
-      touch "$file.here"
+      rm -f "$file.coming"
       if run_waiting _pieces_sha256 "$file" >"$file.sha256"; then
         if [[ $(<"$file.sha256") == "$3" ]]; then return 0; fi
         status=2
@@ -76,6 +76,6 @@ fetch_checked() {
       log_warn "$uri could not be fetched by $way"
     fi
   done
-  rm -f "$file" "$file.here" "$file.sha256"
+  rm -f "$file" "$file.coming" "$file.sha256"
   return "$status"
 }

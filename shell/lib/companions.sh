@@ -4,6 +4,8 @@
 readonly _CHRONOS_COMPANIONS=1
 
 _companions_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=children.sh
+source "$_companions_lib_dir/children.sh"
 # shellcheck source=state_helpers.sh
 source "$_companions_lib_dir/state_helpers.sh"
 
@@ -60,7 +62,7 @@ upload_log() {
 _pause() {
   local before=${!:-}
   # Set before the sleep begins: a TERM between the two would leave it behind.
-  trap '[[ ${!:-} == "$before" ]] || kill "$!" 2>/dev/null; exit 0' TERM
+  trap '[[ ${!:-} == "$before" ]] || signal_child TERM "$!" || true; exit 0' TERM
   sleep "$1" &
   wait "$!"
   trap 'exit 0' TERM

@@ -47,8 +47,6 @@ watch_for_deadline() {
   # shellcheck disable=SC2016  # a jq program
   jq -cn --argjson left "$left" '{time: (now + $left | floor | todateiso8601), seen_at: (now | floor | todateiso8601)}' >"$3" || true
   kill -TERM "$1" 2>/dev/null || true
-  # Whoever started this ends it, by its process id: that must stay its own.
-  while true; do _pause "$LONGEST_LOOK"; done
 }
 
 # Prints the minutes that the clean-up may take: never past the deadline. <minutes>

@@ -22,6 +22,7 @@ environment_archive=''
 begin_environment() {
   mkdir -p "$1" || return $?
   environment_archive="$1/$CHRONOS_ENVIRONMENT_ARCHIVE"
+  : >"$environment_archive.coming" || return $?
   {
     trap 'stop_child 5; exit "$EXIT_TERMINATED"' TERM
     _fetch_environment
@@ -36,9 +37,7 @@ _fetch_environment() {
 }
 
 # Whether its bytes are still on their way, and with them the network taken.
-environment_is_coming() {
-  [[ -n $environment_pid && ! -e $environment_archive.here ]] && kill -0 "$environment_pid" 2>/dev/null
-}
+environment_is_coming() { [[ -n $environment_archive && -e $environment_archive.coming ]]; }
 
 # Waits for the run's environment and puts it into a folder. <folder>   Sets environment_used.
 bring_environment() {

@@ -7,6 +7,8 @@ readonly _CHRONOS_PHASES=1
 _phases_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=run_record.sh
 source "$_phases_lib_dir/run_record.sh"
+# shellcheck source=children.sh
+source "$_phases_lib_dir/children.sh"
 # shellcheck source=environment_image.sh
 source "$_phases_lib_dir/environment_image.sh"
 # shellcheck source=scratch_disk.sh
@@ -49,13 +51,12 @@ run_waiting() {
 # Ends the program that `run_waiting` waits for, with a grace. <seconds>
 stop_child() {
   local waited=0
-  [[ -n $child_pid ]] || return 0
-  kill -TERM "$child_pid" 2>/dev/null || return 0
-  while kill -0 "$child_pid" 2>/dev/null && ((waited < $1 * 5)); do
+  signal_child TERM "$child_pid" || return 0
+  while child_runs "$child_pid" && ((waited < $1 * 5)); do
     sleep 0.2
     waited=$((waited + 1))
   done
-  kill -KILL "$child_pid" 2>/dev/null || true
+  signal_child KILL "$child_pid" || true
 }
 
 # Appends a phase to the timings. <name> <start, epoch seconds with fraction> <ok|failed>
@@ -159,8 +160,7 @@ start_checkpoint_sync() {
 
 # What it leaves half done has no manifest, and phase_results_sync does it again.
 stop_checkpoint_sync() {
-  [[ -n $checkpoint_sync_pid ]] || return 0
-  if kill -TERM "$checkpoint_sync_pid" 2>/dev/null; then wait "$checkpoint_sync_pid" 2>/dev/null || true; fi
+  end_children "$checkpoint_sync_pid"
   checkpoint_sync_pid=''
 }
 

@@ -8,6 +8,8 @@ readonly _CHRONOS_PREFETCH=1
 _prefetch_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=bulk_copy.sh
 source "$_prefetch_lib_dir/bulk_copy.sh"
+# shellcheck source=children.sh
+source "$_prefetch_lib_dir/children.sh"
 # shellcheck source=environment_image.sh
 source "$_prefetch_lib_dir/environment_image.sh"
 
@@ -15,6 +17,7 @@ source "$_prefetch_lib_dir/environment_image.sh"
 readonly PREFETCH_WORKERS=32
 readonly DATA_PREFIX=cached-datasets/training-data/
 prefetch_pid=''
+prefetch_file='' # there while the prefetch goes on
 data_sync_pid=''
 
 # Begins to fetch the files that the data's manifest names, without checking them: the sync does that, and fetches again
@@ -23,6 +26,8 @@ data_sync_pid=''
 begin_prefetch() {
   local -a s5cmd_call=()
   _find_s5cmd || return 0
+  prefetch_file="$1.coming"
+  : >"$prefetch_file" || return 0
   _prefetch "$1" "${s5cmd_call[@]}" --numworkers "$PREFETCH_WORKERS" &
   prefetch_pid=$!
 }
@@ -31,7 +36,8 @@ begin_prefetch() {
 _prefetch() {
   local into=$1 work count
   shift
-  trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
+  trap 'rm -f "$prefetch_file"' EXIT
+  trap 'signal_child TERM "${!:-}" || true; exit "$EXIT_TERMINATED"' TERM
   while environment_is_coming; do
     sleep 0.1 &
     wait "$!"
@@ -83,8 +89,8 @@ begin_data_sync() {
 
 # Two writers of one file would break it: the sync begins when the prefetch has ended. <command…>
 _after_prefetch() {
-  trap '[[ -z ${!:-} ]] || kill "$!" 2>/dev/null; exit "$EXIT_TERMINATED"' TERM
-  while [[ -n $prefetch_pid ]] && kill -0 "$prefetch_pid" 2>/dev/null; do
+  trap 'signal_child TERM "${!:-}" || true; exit "$EXIT_TERMINATED"' TERM
+  while [[ -n $prefetch_file && -e $prefetch_file ]]; do
     sleep 0.1 &
     wait "$!"
   done
@@ -95,17 +101,17 @@ _after_prefetch() {
 # Waits for the checked sync; its status.
 finish_data_sync() {
   local status=0
+  if [[ -n $prefetch_pid ]]; then
+    wait "$prefetch_pid" || true
+    rm -f "$prefetch_file" # one that was killed has left it
+  fi
   wait "$data_sync_pid" || status=$?
-  if [[ -n $prefetch_pid ]]; then wait "$prefetch_pid" || true; fi
   data_sync_pid='' prefetch_pid=''
   return "$status"
 }
 
 # Ends what goes on behind the phases, when they end early.
 stop_background() {
-  local pid
-  # All at once: the end of one is what another waits for.
-  for pid in $environment_pid $data_sync_pid $prefetch_pid; do kill -TERM "$pid" 2>/dev/null || true; done
-  for pid in $environment_pid $data_sync_pid $prefetch_pid; do wait "$pid" 2>/dev/null || true; done
+  end_children "$environment_pid" "$data_sync_pid" "$prefetch_pid"
   environment_pid='' data_sync_pid='' prefetch_pid=''
 }

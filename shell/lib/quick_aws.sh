@@ -8,9 +8,9 @@ _quick_aws_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=workstation.sh
 source "$_quick_aws_lib_dir/workstation.sh"
 
-_quick_socket='' _quick_pid='' _quick_python='' _quick_client=''
+_quick_socket='' _quick_python='' _quick_client=''
 
-# Starts the process, for as long as this script runs; does not wait for it. <folder for its socket>
+# Starts the process, for as long as this script runs: it looks for that itself. Does not wait for it. <folder for its socket>
 start_quick_aws() {
   local python program
   if [[ ${CHRONOS_QUICK_AWS:-true} != true ]]; then return 0; fi
@@ -21,26 +21,17 @@ start_quick_aws() {
   _quick_python=$python _quick_client="$_quick_aws_lib_dir/../../python/chronos_ec2/workstation/prefork_client.py"
   _quick_socket="$1/aws.socket"
   "$python" -m chronos_ec2.workstation.prefork_server "$_quick_socket" "$$" </dev/null >/dev/null 2>"$1/quick_aws.log" &
-  _quick_pid=$!
-  disown "$_quick_pid" # a plain `wait` is not for it
+  disown "$!" # a plain `wait` is not for it
   # What looks like a call of `aws` is one of this function from here on.
   # shellcheck disable=SC2329
   aws() { _run_quickly "$(type -P aws)" aws "$@"; }
-}
-
-# Ends the process. Calls after this start the AWS CLI anew.
-stop_quick_aws() {
-  if [[ -z $_quick_pid ]]; then return 0; fi
-  kill -KILL "$_quick_pid" 2>/dev/null || true
-  rm -f "$_quick_socket"
-  _quick_pid=''
 }
 
 # Runs this project's Python, by the process where there is one. <argument…>
 quick_python() {
   local python
   python=$(chronos_python) || return $?
-  if [[ -z $_quick_pid ]]; then
+  if [[ -z $_quick_socket ]]; then
     "$python" "$@"
   else
     _run_quickly "$python" python "$@"

@@ -5,6 +5,8 @@
 readonly _CHRONOS_SAMPLER=1
 
 _sampler_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+# shellcheck source=children.sh
+source "$_sampler_lib_dir/children.sh"
 # shellcheck source=companions.sh
 source "$_sampler_lib_dir/companions.sh"
 # shellcheck source=phases.sh
@@ -31,13 +33,12 @@ start_sampler() {
 # that does not come back; then not even KILL does before the driver lets go, and nobody waits for that.
 stop_sampler() {
   local look
-  [[ -n $sampler_pid ]] || return 0
-  kill -TERM "$sampler_pid" 2>/dev/null || true
+  signal_child TERM "$sampler_pid" || return 0
   for ((look = 0; look < SAMPLER_LOOKS; look++)); do
-    kill -0 "$sampler_pid" 2>/dev/null || break
-    _pause 0.1
+    child_runs "$sampler_pid" || break
+    sleep 0.1 # a companion's pause would take TERM away from bootstrap
   done
-  if kill -KILL "$sampler_pid" 2>/dev/null; then
+  if signal_child KILL "$sampler_pid"; then
     log_warn "the sampler did not end; going on without it"
   else
     wait "$sampler_pid" 2>/dev/null || true

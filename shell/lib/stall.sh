@@ -29,6 +29,4 @@ watch_for_stall() {
     mv -f "$marker.next" "$marker"
   done
   "$tell" "$minutes"
-  # Whoever started this ends it, by its process id: that must stay its own.
-  while true; do _pause "$pause"; done
 }

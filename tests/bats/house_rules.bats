@@ -86,6 +86,15 @@ code_of() { sed -E 's/^[[:space:]]*#.*//' "$1"; }
   run ! grep -rnE '(poweroff|halt|reboot|systemctl)' "$repository/templates/user_data.sh.j2"
 }
 
+@test "only a child that runs is signalled, and by companions the bootstrap that began them" {
+  local file found
+  found=$(for file in "${scripts[@]}" "${libraries[@]}"; do
+    code_of "$file" | sed 's/invoke kill//g' | grep -oE '(^|[^[:alnum:]_-])p?kill +[-"$%0-9].*' | sed "s#^[[:space:]]*#${file##*/}: #" || true
+  done | grep -vE ': kill -TERM "\$[14]" 2>/dev/null \|\| true$' || true)
+  # shellcheck disable=SC2016  # a library's text
+  assert_equal "$found" 'children.sh: kill "-$1" "$2" 2>/dev/null; }'
+}
+
 @test "nothing is deleted by a path that an empty variable would shorten" {
   local found
   found=$(grep -rhE '(^|[^[:alnum:]])rm +-[a-zA-Z]*r' "$shell_under_test" "$repository/templates" "$repository/invokew" \

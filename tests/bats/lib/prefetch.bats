@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shell/lib/prefetch.sh: what goes on behind the phases, and ends with them.
-# shellcheck disable=SC2154  # variables of the libraries and of the helpers
+# shellcheck disable=SC2030,SC2031,SC2154  # variables of the libraries and of the helpers
 bats_require_minimum_version 1.5.0
 load ../helpers/common
 
@@ -146,6 +146,36 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   finish_data_sync || status=$?
   assert_equal "$status" 19
   assert_equal "$(<"$work/bin/s5cmd.order")" $'prefetch\nsync'
+}
+
+@test "a process that has got the prefetch's id does not hold the sync back" {
+  local other
+  prefetch
+  other=$(
+    sleep 60 >/dev/null 3>&- &
+    echo "$!"
+  )
+  prefetch_pid=$other
+  begin_data_sync touch synced 3>&-
+  for _ in {1..100}; do
+    if [[ -e synced ]]; then break; fi
+    sleep 0.05
+  done
+  kill "$data_sync_pid" 2>/dev/null || true
+  kill "$other"
+  assert [ -e synced ]
+}
+
+@test "a prefetch that was killed does not hold the sync back" {
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'touch "$0.begun"; exec sleep 60'
+  begin_prefetch "$work/data" 3>&-
+  while [[ ! -e $work/bin/s5cmd.begun ]]; do sleep 0.05; done
+  begin_data_sync touch synced 3>&-
+  pkill -KILL -P "$prefetch_pid"
+  kill -KILL "$prefetch_pid"
+  finish_data_sync
+  assert [ -e synced ]
 }
 
 # An early end in the middle of what s5cmd does with one thing. <what it is asked for>

@@ -93,13 +93,17 @@ watch_as() {
   stop_sampler
 }
 
-@test "a sampler that does not end holds nothing up" {
-  local pid
+@test "a sampler that does not end holds nothing up, and takes no trap away" {
+  local pid on_term
   bash -c 'trap "" TERM; : >ready; for ((;;)); do sleep 0.2; done' 3>&- &
   sampler_pid=$! pid=$!
   while [[ ! -e ready ]]; do read -r -t 0.05 < <(sleep 0.05) || true; done
-  run --separate-stderr -0 stop_sampler
-  assert_regex "$stderr" 'the sampler did not end; going on without it'
+  trap 'true as before' TERM
+  stop_sampler 2>stderr
+  on_term=$(trap -p TERM)
+  trap - TERM
+  assert_equal "$on_term" "trap -- 'true as before' SIGTERM"
+  assert_regex "$(<stderr)" 'the sampler did not end; going on without it'
   wait "$pid" || true
 }
 
