@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tools.lab import Lab
 from tools.proof_page import page
-from tools.tally import CELL, Tally
+from tools.tally import CELL, STRUCK, Tally
 
 _STARTED = time.monotonic()
 
@@ -92,9 +92,10 @@ def _write(
     files = sorted({word.partition("::")[0].rpartition("/")[2] for word in config.args})
     minutes = (time.monotonic() - _STARTED) / 60
     seed = config.stash[_TALLY].seed
-    made = f"{', '.join(files)}, {datetime.now(UTC):%Y-%m-%d}, seed {seed}, {minutes:.0f} min"
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    made = f"{', '.join(files)}, {day}, seed {seed}, {minutes:.0f} min"
     old = report.read_text() if report.exists() else ""
-    report.write_text(page(old, proofs, cells, made))
+    report.write_text(page(old, proofs, cells, made, day))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -113,7 +114,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if tally is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["faults_tally"] = tally.counts()
     elif report is not None and tally is not None and exitstatus == 0:
-        _write(session.config, report, tally.proofs(), {})
+        # The cells of the matrix are on the page one by one: how many a session played says nothing of it.
+        proofs = {proof: found for proof, found in tally.proofs().items() if proof != STRUCK}
+        _write(session.config, report, proofs, {})
 
 
 @pytest.fixture(scope="session")

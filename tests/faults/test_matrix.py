@@ -10,7 +10,7 @@ import pytest
 from tools.lab import Lab
 from tools.matrix import Fault, play
 from tools.matrix_faults import FAULTS
-from tools.tally import CELL, Tally
+from tools.tally import CELL, STRUCK, Tally
 
 from chronos_ec2.workstation.watch_screen import PHASES
 
@@ -40,4 +40,4 @@ def test_a_struck_run(
 ) -> None:
     end = play(lab, fault, phase, chance)
     record_property(CELL, (fault.name, phase, end))
-    tally.count("runs struck in a phase", end)
+    tally.count(STRUCK, end)

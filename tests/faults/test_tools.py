@@ -109,10 +109,13 @@ def test_a_history_with_an_illegal_step_is_refused(revision: int, status: str) -
 
 
 def test_the_page_keeps_what_was_not_proven_anew() -> None:
-    first = page("", {"a": (2, "2 lost")}, {"reboot": {"training": "lost"}}, "test_a.py, seed 1")
-    second = page(first, {"b": (1, "1 held")}, {"reboot": {"cleanup": "failed"}}, "test_b.py, seed 2")
+    reboot = {"training": "lost", "results_sync": "lost"}
+    first = page("", {"a": (2, "2 lost")}, {"reboot": reboot}, "test_a.py, seed 1", "2025-01-15")
+    anew = {"results_sync": "lost", "cleanup": "failed"}
+    second = page(first, {"b": (1, "1 held")}, {"reboot": anew}, "test_b.py, seed 2", "2025-02-01")
     lines = second.splitlines()
     assert "| a | 2 | 2 lost | test_a.py, seed 1 |" in lines
     assert "| b | 1 | 1 held | test_b.py, seed 2 |" in lines
-    assert "| reboot | - | - | - | - | - | lost | - | failed | test_b.py, seed 2 |" in lines
-    assert page(second, {}, {}, "nobody") == second
+    cells = "lost (2025-01-15) | lost (2025-02-01) | failed (2025-02-01)"
+    assert f"| reboot | - | - | - | - | - | {cells} | test_b.py, seed 2 |" in lines
+    assert page(second, {}, {}, "nobody", "2025-03-01") == second

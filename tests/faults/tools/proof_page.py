@@ -12,15 +12,16 @@ _HEAD: Final = """# Fault proofs
 What `invoke faults` has shown, the full form. Each row says when it was made, by which file and with which
 seed: `invoke faults --only tests/faults/FILE --seed SEED --report docs/fault-proofs.md` makes it anew. A row
 stands for cases that all held: one that had not would have ended the file without a row. A cell of the matrix
-stands for itself. A row whose last column says more comes from the summary of a session whose other tests did
-not all end well; what it says did hold.
+stands for itself, and names its day. A row whose last column says more comes from the summary of a session
+whose other tests did not all end well; what it says did hold.
 """
 _PROOFS: Final = ("proof", "cases", "how they ended", "made by")
 _MATRIX: Final = """## Faults and phases
 
 A whole run for each cell, struck by the fault as it enters the phase: its outcome, who ended the machine if
-not the machine itself, and `console only` where no log could reach S3. After each: the right exit code of
-`watch`, the checkpoints in S3, no instance, no claim, no process, no folder, no mount.
+not the machine itself, `console only` where no log could reach S3, and the day it was played. The last column
+is of the cell that was played last. After each: the right exit code of `watch`, the checkpoints in S3, no
+instance, no claim, no process, no folder, no mount.
 """
 
 Rows = dict[str, list[str]]
@@ -31,6 +32,7 @@ def page(
     proofs: Mapping[str, tuple[int, str]],
     cells: Mapping[str, Mapping[str, str]],
     made: str,
+    day: str,
 ) -> str:
     """The page with what a session has shown.
 
@@ -39,15 +41,17 @@ def page(
         proofs: by proof, its cases and how they ended.
         cells: by fault and phase, how the struck run ended.
         made: file, date and seed.
+        day: the date, for each cell.
     """
     rows = _rows(old, _PROOFS)
     rows |= {proof: [str(count), ends, made] for proof, (count, ends) in proofs.items()}
     lines = [_HEAD, *_table(_PROOFS, rows)]
-    columns = ("fault", *PHASES, "made by")
+    columns = ("fault", *PHASES, "last made by")
     matrix = _rows(old, columns)
     for fault, ends in cells.items():
         kept = matrix.get(fault, ["-"] * len(PHASES))
-        matrix[fault] = [ends.get(phase, kept[at]) for at, phase in enumerate(PHASES)] + [made]
+        new = {phase: f"{end} ({day})" for phase, end in ends.items()}
+        matrix[fault] = [new.get(phase, kept[at]) for at, phase in enumerate(PHASES)] + [made]
     if matrix:
         lines += ["", _MATRIX, *_table(columns, matrix)]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 CELL: Final = "cell of the matrix"
 """The property of a test that has played one: its fault, its phase, and how the run ended."""
+STRUCK: Final = "runs struck in a phase"
+"""How a session counts the cells that it has played."""
 
 
 class Tally:
