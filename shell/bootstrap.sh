@@ -209,6 +209,8 @@ on_exit() {
   power_off "$(minutes_within_deadline "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))")"
   stop_work
   rm -f "$ballast"
+  # A disk that has filled up again leaves memory for the small files by which the end is written.
+  if [[ -w ${CHRONOS_ROOT:-}/dev/shm ]]; then export TMPDIR="${CHRONOS_ROOT:-}/dev/shm"; fi
   if ((status != 0)); then note_stop_reason; fi
   if ! leads; then
     end_node "$status"

@@ -659,6 +659,17 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   assert_equal "$(tail -n 2 "$FAKE_AWS_DIR/effects")" $'terminate-instances\nshutdown -P now'
 }
 
+@test "with no room on the disk for a temporary file the end is recorded by way of memory" {
+  plan_cli
+  plan_terminate
+  mkdir -p "$CHRONOS_ROOT/dev/shm"
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'rm -rf "${TMPDIR:?}"; exit 3'
+  boot
+  assert_failed_run training 3 'exit code 3'
+  assert_equal "$(ls -A "$CHRONOS_ROOT/dev/shm")" ''
+}
+
 @test "with EC2 and SNS refusing it still succeeds, and powers off" {
   plan_cli
   aws_plan 'ec2 terminate-instances *' --error UnauthorizedOperation

@@ -4,7 +4,7 @@
     guest-programs   a folder: guests that boot from now on find its programs before the image's own
     asleep           guests that boot from now on run no user data: they only "run", and bill
     guest-clock      libfaketime's library: guests that boot from now on have the clock that run/clock says
-    guest-disk-megabytes   guests that boot from now on have a file system of that size
+    guest-disk-megabytes   guests that boot from now on have a file system of that size, and memory as large
     credentials-renewed    the credentials of a guest's role are others from now on
     metadata-gone    metadata services cut every connection
     ledger.jsonl     gets a line for each guest that has had power: {"id", "seconds"}
@@ -51,9 +51,10 @@ def main(home: str, port: str) -> int:
 
     def make_small_disk(place: Path, user_data: bytes) -> None:
         if megabytes.exists():
-            place.mkdir()
             size = f"size={megabytes.read_text()}m"
-            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)], check=True)
+            for folder in (place, place / "dev" / "shm"):
+                folder.mkdir(parents=True)
+                subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
         make_disk(place, user_data)
         (place / "run" / "clock").write_text("+0s\n")
 
