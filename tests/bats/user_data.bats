@@ -205,6 +205,20 @@ find_the_hosts_shutdown() {
   assert_equal "$(tail -n 1 "$FAKE_AWS_DIR/effects")" 'shutdown -P now'
 }
 
+@test "it powers off also when the kernel lets it begin no process any more" {
+  local digest pids="/sys/fs/cgroup/pids/bats-$$"
+  mkdir "$pids" 2>/dev/null || skip "it takes root, and a pids cgroup"
+  upload_scripts
+  # shellcheck disable=SC2016  # expanded when it runs
+  put_object a-bucket cached-datasets/scripts/bootstrap.sh "echo 0 >$pids/pids.max; echo "'$PPID'" >$pids/cgroup.procs; exit 1"
+  digest=$(cd "$(object a-bucket cached-datasets/scripts)" && sha256sum bootstrap.sh lib/log.sh >MANIFEST.sha256 && sha256sum MANIFEST.sha256)
+  render '["topic_arn", "arn:aws:sns:us-east-1:123456789012:ChronosTraining"]' "[\"scripts_sha256\", \"${digest:0:64}\"]"
+  start_machine
+  rmdir "$pids"
+  assert_regex "$stderr" 'fork: '
+  assert_effects 'shutdown -P +360' 'shutdown -P +358' 'shutdown -P now'
+}
+
 @test "an end that bootstrap.sh has told is not told again" {
   local digest
   digest=$(upload_scripts)

@@ -159,6 +159,7 @@ def _upload_environment(aws: Aws, python: str) -> None:
     program = f"""#!/bin/bash
 case "$*" in
   *preflight_check.py*)
+    while [[ -e $CHRONOS_ROOT/run/preflight-held ]]; do sleep 0.1; done
     if [[ -e $CHRONOS_ROOT/run/gpu-gone ]]; then
       echo '{{"ok": false, "checks": [{{"name": "gpu", "ok": false, "detail": "no GPU", "remedy": "none"}}]}}'
       exit 20
@@ -167,6 +168,7 @@ case "$*" in
     ;;
   -m*)
     if [[ -n ${{LD_PRELOAD:-}} ]]; then exec {sys.executable} "$@"; fi
+    if type -P own-python >/dev/null; then exec own-python "$@"; fi
     exec {python} "$@"
     ;;
   *) exec {sys.executable} "$@" ;;

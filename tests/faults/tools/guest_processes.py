@@ -25,6 +25,16 @@ def processes(disk: Path, program: str) -> list[int]:
     return sorted(found)
 
 
+def running(name: str) -> Find:
+    """Finds the processes of a program or a module."""
+    return lambda disk: processes(disk, name)
+
+
+def user_data(disk: Path) -> list[int]:
+    """The user data, which waits for the bootstrap."""
+    return processes(disk, "/part-001")
+
+
 def bootstrap(disk: Path) -> list[int]:
     """The bootstrap itself, without what it runs beside it; the user data that waits for it lives."""
     found = processes(disk, "/bootstrap.sh")
@@ -33,7 +43,7 @@ def bootstrap(disk: Path) -> list[int]:
 
 def boot_scripts(disk: Path) -> list[int]:
     """The bootstrap and the user data that waits for it: nothing is left that could power the machine off."""
-    return [*processes(disk, "/part-001"), *bootstrap(disk)]
+    return [*user_data(disk), *bootstrap(disk)]
 
 
 def parent(pid: int) -> int | None:

@@ -22,9 +22,10 @@ from chronos_ec2.workstation.watch_screen import PHASES
 from outside_looks import until
 from tools.doomed import s3_is_gone
 from tools.fault_proxy import Match, Request
-from tools.guest_processes import Find, boot_scripts, bootstrap, companions, processes, wrapper
+from tools.guest_processes import Find, boot_scripts, bootstrap, companions, running, user_data, wrapper
 from tools.lab import ENVIRONMENT
 from tools.matrix import Cell, Fault, always, only
+from tools.shortage import MEMORY, PROCESSES, short_of
 
 LATE_SECONDS: Final = 5.0
 THROTTLED_SHARE: Final = 0.3
@@ -136,7 +137,9 @@ def metadata_gone(cell: Cell) -> None:
 
 
 def gpu_gone(cell: Cell) -> None:
-    """Preflight sees it; the next call of CUDA ends a trainer."""
+    """Told to stand-ins, as there is no GPU here: the preflight of the matrix finds none from now on, and its
+    trainer ends as one does whose next call of CUDA fails. What is shown is what becomes of the run then.
+    """
     (cell.disk / "run" / "gpu-gone").touch()
 
 
@@ -172,11 +175,21 @@ def without_schedule(cell: Cell) -> None:
     cell.lab.forget_schedules()
 
 
+def both(*strikes: Callable[[Cell], None]) -> Callable[[Cell], None]:
+    """One after the other, at once."""
+
+    def strike(cell: Cell) -> None:
+        for one in strikes:
+            one(cell)
+
+    return strike
+
+
 def nothing(_cell: Cell) -> None:
     """What was prepared is the fault."""
 
 
-# -- a process, as the kernel kills it when memory is short ------------------------------------------
+# -- a process ---------------------------------------------------------------------------------------
 
 
 def killed(find: Find) -> Callable[[Cell], None]:
@@ -190,14 +203,26 @@ def killed(find: Find) -> Callable[[Cell], None]:
     return strike
 
 
-def running(name: str) -> Find:
-    """Finds the processes of a program or a module."""
-    return lambda disk: processes(disk, name)
+def killed_in_preflight(cell: Cell) -> None:
+    """The preflight is held until it is killed."""
+    (cell.disk / "run" / "preflight-held").touch()
+    cell.go_on()
+    killed(running("/preflight_check.py"))(cell)
+
+
+def with_own_python(cell: Cell) -> None:
+    """The guest's Python works in its own process, and not in a fork of a server that it stands for."""
+    _give_programs(cell, **{"own-python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'})
 
 
 def uploading_results(_phase: str) -> Match:
     """The results' first file is on its way."""
     return lambda request: request.method == "PUT" and "/models/" in request.target
+
+
+def fetching(part: str) -> Callable[[str], Match]:
+    """An object is on its way to the guest."""
+    return lambda _phase: lambda request: request.method == "GET" and part in request.target
 
 
 def fetching_scripts(_phase: str) -> Match:
@@ -211,7 +236,8 @@ _UNHEARD: Final = always("lost")
 """Nothing that it does reaches S3 any more."""
 FAULTS: Final = (
     Fault("S3 down for 10 s", s3_down(10), always("succeeded")),
-    Fault("S3 down for 60 s", s3_down(60), always("succeeded", "failed", "lost")),
+    # A real minute: a write of the state is tried for half a minute at most, and the last one is a run's end.
+    Fault("S3 down for 60 s", s3_down(60), always("failed", cleanup="lost")),
     Fault("S3 down for 600 s", s3_down(600), _UNHEARD),
     Fault("30 % of calls throttled", throttled, always("succeeded")),
     Fault("5 s latency", late, always("succeeded")),
@@ -227,7 +253,32 @@ FAULTS: Final = (
         prepare=on_a_small_disk,
     ),
     Fault("metadata service gone", metadata_gone, _UNHEARD),
-    Fault("GPU gone", gpu_gone, only(gpu_preflight="failed", training="failed")),
+    Fault("GPU gone", gpu_gone, always("failed", results_sync="succeeded", cleanup="succeeded")),
+    Fault(
+        "out of memory: trainer",
+        short_of(MEMORY, running("-c")),
+        only(training="failed"),
+        says="memory ran out",
+    ),
+    Fault(
+        "out of memory: upload of checkpoints",
+        short_of(MEMORY, running("chronos_ec2.instance.checkpoint_sync")),
+        only(training="succeeded"),
+        prepare=with_own_python,
+    ),
+    Fault(
+        "out of memory: upload of results",
+        short_of(MEMORY, running("chronos_ec2.instance.results_sync")),
+        only(results_sync="failed"),
+        prepare=with_own_python,
+    ),
+    Fault("out of memory: bootstrap", short_of(MEMORY, bootstrap), _UNHEARD),
+    Fault(
+        "no further process: bootstrap and user data",
+        short_of(PROCESSES, boot_scripts),
+        _UNHEARD,
+        by_itself=False,  # the user data comes to `shutdown`, but that of the embedded AWS is a script
+    ),
     Fault("killed: trainer", killed(running("-c")), only(training="failed")),
     Fault("killed: wrapper", killed(wrapper), only(training="failed")),
     Fault(
@@ -241,8 +292,27 @@ FAULTS: Final = (
         only(results_sync="failed"),
         moment=uploading_results,
     ),
-    Fault("killed: sampler", killed(running("chronos_ec2.instance.sampler")), only(training="succeeded")),
     Fault("killed: log writer", killed(running("tee")), always("succeeded")),
+    Fault(
+        "killed: sampler",
+        killed(running("chronos_ec2.instance.sampler")),
+        only(gpu_preflight="succeeded", data_sync="succeeded", training="succeeded"),
+    ),
+    Fault(
+        "killed: fetch of the environment",
+        killed(running("--quiet")),  # `aws s3 cp --quiet`; where there is s5cmd, this comes after it
+        only(venv_download="failed"),
+        moment=fetching(_ARCHIVE),
+    ),
+    Fault("killed: preflight", killed_in_preflight, only(gpu_preflight="failed")),
+    Fault(
+        "killed: sync of the data",
+        killed(running("chronos_ec2.instance.data_sync")),
+        only(data_sync="failed"),
+        moment=fetching(_DATA),
+    ),
+    Fault("killed: guest's switch", killed(running("/00-chronos-switch")), always("succeeded")),
+    Fault("killed: user data", killed(user_data), always("succeeded")),
     Fault("killed: companions", killed(companions), always("succeeded")),
     Fault("killed: bootstrap", killed(bootstrap), _UNHEARD),
     Fault("killed: bootstrap and user data", killed(boot_scripts), _UNHEARD, by_itself=False),
@@ -267,6 +337,7 @@ FAULTS: Final = (
         lambda cell: cell.spoil(_SCRIPT),
         only(initialization="lost"),
         moment=fetching_scripts,
+        on_console="did NOT match",
     ),
     Fault("script altered after its fetch", lambda cell: cell.spoil(_SCRIPT), always("succeeded")),
     Fault(
@@ -281,6 +352,13 @@ FAULTS: Final = (
         always("succeeded", **dict.fromkeys(PHASES[:5], "failed")),
     ),
     Fault("TerminateInstances refused", no_terminate, always("succeeded")),
+    Fault(
+        "TerminateInstances refused, power-off fails",
+        no_terminate,
+        always("succeeded"),
+        prepare=without_power_off,
+        by_itself=False,
+    ),
     Fault("power-off fails", nothing, always("succeeded"), prepare=without_power_off),
     Fault(
         "power-off fails, bootstrap killed",
@@ -290,4 +368,10 @@ FAULTS: Final = (
         by_itself=False,
     ),
     Fault("schedule missing", without_schedule, always("succeeded")),
+    Fault(
+        "schedule missing, bootstrap and user data killed",
+        both(without_schedule, killed(boot_scripts)),
+        _UNHEARD,
+        by_itself=False,
+    ),
 )
