@@ -300,8 +300,8 @@ FAULTS: Final = (
     ),
     Fault(
         "killed: fetch of the environment",
-        killed(running("--quiet")),  # `aws s3 cp --quiet`; where there is s5cmd, this comes after it
-        only(venv_download="failed"),
+        killed(running("s5cmd")),  # then `aws s3 cp` does it
+        only(venv_download="succeeded"),
         moment=fetching(_ARCHIVE),
     ),
     Fault("killed: preflight", killed_in_preflight, only(gpu_preflight="failed")),
