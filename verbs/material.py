@@ -79,7 +79,7 @@ def upload(
     """Upload what has changed: scripts and the built training environment; --data and --model add theirs."""
     from chronos_ec2.workstation import upload as uploads
     from chronos_ec2.workstation.content import Digests
-    from chronos_ec2.workstation.instance_tools import make_instance_tools
+    from chronos_ec2.workstation.instance_tools import make_instance_tools, runs_on_instances
     from chronos_ec2.workstation.model_upload import upload_model
     from chronos_ec2.workstation.upload_progress import upload_progress
 
@@ -108,7 +108,15 @@ def upload(
         )
         digests.save()
         print(packed, file=sys.stderr)
-        tools = make_instance_tools(STATE_FOLDER / "tools")
-        tools |= uploads.report_scripts()
-        scripts = uploads.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools, progress=progress)
+        tools = uploads.report_scripts()
+        if runs_on_instances() or not settings.embedded:
+            tools |= make_instance_tools(
+                STATE_FOLDER / "tools", say=lambda line: print(line, file=sys.stderr)
+            )
+        scripts = uploads.upload_scripts(
+            *(aws.s3, aws.bucket, REPOSITORY),
+            tools=tools,
+            keep_tools=not runs_on_instances(),
+            progress=progress,
+        )
         print(scripts, file=sys.stderr)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from chronos_ec2.workstation.content import Digests, mark_of
 from chronos_ec2.workstation.dataset import check_dataset
 from chronos_ec2.workstation.s3 import (
     decode_object,
+    get_bytes,
+    in_parallel,
     list_prefix,
     translated,
 )
@@ -83,6 +85,7 @@ def upload_scripts(
     repo_root: Path,
     *,
     tools: Mapping[str, Path] | None = None,
+    keep_tools: bool = False,
     progress: Progress | None = None,
 ) -> UploadSummary:
     """Send what an instance needs to run, with `MANIFEST.sha256` in the form of sha256sum.
@@ -90,6 +93,7 @@ def upload_scripts(
     Args:
         repo_root: this repository's root.
         tools: programs to send along, by their name under the scripts' prefix (instance_tools.py).
+        keep_tools: leave other programs that are there, which this machine cannot make.
         progress: hears how it goes on.
 
     Raises:
@@ -98,11 +102,14 @@ def upload_scripts(
     """
     wanted = {**instance_scripts(repo_root), **(tools or {})}
     files = [look(name, path) for name, path in sorted(wanted.items())]
+    named = {file.name: file.sha256 for file in files}
+    if keep_tools:
+        named |= _tools_there(s3, bucket, named)
     key = f"{SCRIPTS_PREFIX}MANIFEST.sha256"
     results = send_all(s3, bucket, SCRIPTS_PREFIX, files, progress, manifest=key)
-    manifest = "".join(f"{file.sha256}  {file.name}\n" for file in files).encode()
+    manifest = "".join(f"{digest}  {name}\n" for name, digest in sorted(named.items())).encode()
     put_manifest(s3, bucket, key, manifest, "text/plain")
-    _drop_leftovers(s3, bucket, {file.name for file in files} | {"MANIFEST.sha256"})
+    _drop_leftovers(s3, bucket, named.keys() | {"MANIFEST.sha256"})
     return _summary("scripts", files, results, manifest)
 
 
@@ -234,6 +241,16 @@ def upload_data(
     results = send_all(s3, bucket, DATA_PREFIX, files, progress, manifest=key)
     put_manifest(s3, bucket, key, manifest, "application/json")
     return _summary("data", files, results, manifest)
+
+
+def _tools_there(s3: S3Client, bucket: str, sent: Collection[str]) -> dict[str, str]:
+    """The programs in the bucket that are not sent now, with the sha256 of each; they are a few MB."""
+    there = [item.key for item in list_prefix(s3, bucket, f"{SCRIPTS_PREFIX}bin/")]
+    kept = [key for key in there if key.removeprefix(SCRIPTS_PREFIX) not in sent]
+    found = zip(kept, in_parallel(lambda key: get_bytes(s3, bucket, key), kept), strict=True)
+    return {
+        key.removeprefix(SCRIPTS_PREFIX): hashlib.sha256(held[0]).hexdigest() for key, held in found if held
+    }
 
 
 def _drop_leftovers(s3: S3Client, bucket: str, names: Iterable[str]) -> None:

