@@ -200,7 +200,8 @@ say_what_stays() {
 settle() {
   local ended
   while read -r ended; do
-    finish_run_record "$bucket" "$environment" "$ended" killed "$(step_of "$ended")" "$KILLED_BY_OPERATOR" '' || true
+    finish_run_record "$bucket" "$environment" "$ended" killed "$(step_of "$ended")" "$KILLED_BY_OPERATOR" '' \
+      "$(if [[ $ended == "$run_id" ]]; then told_by_state; fi)" || true
   done < <(jq -r '.[]' <<<"$run_ids")
   if [[ $state_is == corrupt ]]; then
     drop_corrupt_state

@@ -192,7 +192,7 @@ settle_for_first_node() {
   changes=$(jq -cn --arg error "$1" '{error_message: $error}')
   # Refused: somebody has ended the run, and settles it.
   move_run failed "$phase" "$changes" || return 0
-  finish_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" failed "$phase" "$1" "$EXIT_FAILED" || true
+  finish_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" failed "$phase" "$1" "$EXIT_FAILED" "$(told_by_state)" || true
   move_run cleanup cleanup || true
   tell_end failed "$phase" "$1" "$INSTANCE_ID"
   delete_state "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" || log_warn "the state file could not be deleted"

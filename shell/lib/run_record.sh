@@ -42,6 +42,9 @@ update_run_record() {
   _report_aws_error "writing s3://$bucket/$key"
 }
 
+# Prints what the state last read tells of a run that did not live to record its end: its timeline, as an object for the record.
+told_by_state() { jq -c '{timeline: (.control.timeline | objects)} // {}' <<<"$STATE_JSON"; }
+
 # Writes a run's end. <bucket> <env> <run_id> <outcome> <failed step or ''> <error or ''> <exit code or ''> [more json]
 finish_run_record() {
   local more=${8:-'{}'} end

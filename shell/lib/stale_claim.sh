@@ -12,6 +12,7 @@ STALE_RUN=''
 STALE_STEP=''
 STALE_ERROR=''
 STALE_OUTCOME=''
+STALE_TOLD='{}'
 
 # Whether the state last read was written longer ago than a launch takes from its claim to its instance. <seconds>
 _claim_is_old() {
@@ -40,12 +41,12 @@ _held_so_far() {
 }
 
 # Whether an environment may be claimed: it is free, or its holder's instance is proven gone (then STALE_ETAG is the claim
-# to replace, STALE_RUN and STALE_STEP whose it was, STALE_ERROR what its machine had said). Says who holds it otherwise.
-# <bucket> <env> <seconds that a claim whose instance EC2 does not know is respected>
+# to replace, STALE_RUN and STALE_STEP whose it was, STALE_ERROR what its machine had said, STALE_TOLD how far
+# it had come). Says who holds it otherwise. <bucket> <env> <seconds that a claim whose instance EC2 does not know is respected>
 # Returns 0; EXIT_HELD; EXIT_STATE_UNREADABLE; EXIT_S3_DENIED; …
 require_claimable() {
   local bucket=$1 environment=$2 patience=$3 status=0 words holder fate nodes
-  STALE_ETAG='' STALE_RUN='' STALE_STEP='' STALE_ERROR=''
+  STALE_ETAG='' STALE_RUN='' STALE_STEP='' STALE_ERROR='' STALE_TOLD='{}'
   words=$(mktemp) || return $?
   # Not $(…): STATE_JSON and STATE_ETAG are wanted here.
   check_concurrent_run "$bucket" "$environment" >"$words" || status=$?
@@ -58,6 +59,7 @@ require_claimable() {
   STALE_RUN=$(jq -r .run_id <<<"$STATE_JSON")
   STALE_STEP=$(jq -r '.current_step | if test("^(step|epoch)_[0-9]+$") then "training" else . end' <<<"$STATE_JSON")
   STALE_ERROR=$(jq -r '.error_message // ""' <<<"$STATE_JSON")
+  STALE_TOLD=$(told_by_state)
   nodes=$(jq -r '.control.nodes // 1' <<<"$STATE_JSON")
   if ((nodes > 1)); then
     fate=$(nodes_fate "$environment" "$STALE_RUN" "$nodes")
@@ -85,10 +87,11 @@ _saved_step() {
 
 # Completes the record of the run whose claim was taken over, and drops what it had staged. <bucket> <env>
 settle_stale_run() {
-  local error='the instance was gone before the run had recorded its end' more='{}' saved=''
+  local error='the instance was gone before the run had recorded its end' more=$STALE_TOLD saved=''
   if [[ $STALE_OUTCOME == interrupted || $STALE_ERROR == 'deadline reached'* ]]; then
     saved=$(_saved_step "$1" "$2/$STALE_RUN/checkpoints/")
-    more="{\"checkpoint_step\": ${saved:-null}}"
+    # shellcheck disable=SC2016  # a jq program
+    more=$(jq -c --argjson step "${saved:-null}" '. + {checkpoint_step: $step}' <<<"$more")
   fi
   if [[ $STALE_OUTCOME == interrupted ]]; then
     error='interrupted: EC2 took the spot machine back before the run had recorded its end; '

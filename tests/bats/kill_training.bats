@@ -134,6 +134,19 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'killed training'
 }
 
+@test "a killed run keeps the milestones that its machine has told, another that is ended with it has none of them" {
+  plan_checks
+  aws_plan 'ec2 describe-instances *' --times 2 --out "$(instances_json "$(instance_json i-0abc running "$RUN")" "$(instance_json i-0def running "$OTHER")")"
+  aws_plan 'ec2 describe-instances *' --times any --out "$(instances_json)"
+  aws_plan 'ec2 terminate-instances *' --times 2 --out '{}'
+  put_object a-bucket dev/system-state.json "$(state_body training step_7 | jq -c '.control.timeline = {first_step: "2025-01-15T14:35:00.000Z"}')"
+  put_run_record "$OTHER"
+  kill_run --yes --now
+  assert_success
+  assert_json "$(run_record_now)" .timeline.first_step 2025-01-15T14:35:00.000Z
+  assert_json "$(run_record_now "$OTHER")" '"\(.outcome) \(.timeline)"' 'killed null'
+}
+
 @test "the outside switch of an ended run is deleted, once its instance is gone; of one that lives it is not" {
   group=ChronosTraining
   plan_checks

@@ -501,7 +501,8 @@ plan_instance_that_ends() {
   plan_checks
   aws_plan "sns publish * $OLD: lost at training *" --out '{}'
   plan_instance
-  put_state training step_7 "$OLD"
+  put_object a-bucket dev/system-state.json \
+    "$(state_body training step_7 "$OLD" | jq -c '.control.timeline = {first_step: "2025-01-15T14:35:00.000Z"}')"
   put_run_record "$OLD"
   aws_plan 'ec2 describe-instances *' --error InvalidInstanceID.NotFound
   launch --env dev
@@ -510,7 +511,7 @@ plan_instance_that_ends() {
   assert_effects "${RESERVE[@]}" "${UPDATE[@]}" "put-object dev/$OLD/run.json if-match" \
     "put-object dev/$OLD/notices/end.json if-none-match=*" "${RUN_FILES[@]}" run-instances \
     "${UPDATE[@]}" 'put-object dev/RUN/run.json if-match'
-  assert_json "$(run_record_now "$OLD")" .outcome lost
+  assert_json "$(run_record_now "$OLD")" '"\(.outcome) \(.timeline.first_step)"' 'lost 2025-01-15T14:35:00.000Z'
 }
 
 @test "of two launches at once the slower is refused: exit code 12, and the other's claim stays" {

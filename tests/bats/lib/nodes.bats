@@ -123,8 +123,10 @@ ended() { cat "$(object a-bucket "dev/$RUN/nodes/r-1/$1.end.json")"; }
   lost 0 gone 'node 0 (i-0a) is gone: EC2 says terminated'
   printf 'node\n' >"$stop_reason_file"
   aws_plan 'ec2 terminate-instances --instance-ids i-0b'
+  put_object a-bucket dev/system-state.json "$(state_now | jq -c '.control.timeline = {first_step: "2025-01-15T14:35:00.000Z"}')"
   run -0 end_node 1
   assert_equal "$(state_now)" ''
+  assert_json "$(cat "$(object a-bucket "dev/$RUN/run.json")")" .timeline.first_step 2025-01-15T14:35:00.000Z
   assert_json "$(cat "$(object a-bucket "dev/$RUN/run.json")")" '"\(.outcome) \(.failed_step)"' 'failed training'
   assert_regex "$(jq -r .error "$(object a-bucket "dev/$RUN/run.json")")" "node 0 .* is gone.*--resume $RUN"
   assert_regex "$(<"$work/told")" '^failed training '
