@@ -87,6 +87,19 @@ def upload(
     progress, digests = upload_progress(sys.stderr), Digests(STATE_FOLDER / "digests.json")
     with clear_errors():
         aws = Aws(settings)
+        # First: an upload that breaks off leaves no scripts older than those that a launch from here expects.
+        tools = uploads.report_scripts()
+        if runs_on_instances() or not settings.embedded:
+            tools |= make_instance_tools(
+                STATE_FOLDER / "tools", say=lambda line: print(line, file=sys.stderr)
+            )
+        scripts = uploads.upload_scripts(
+            *(aws.s3, aws.bucket, REPOSITORY),
+            tools=tools,
+            keep_tools=not runs_on_instances(),
+            progress=progress,
+        )
+        print(scripts, file=sys.stderr)
         if data is not None:
             needs = (settings.shortest_series, settings.columns)
             sent = uploads.upload_data(
@@ -108,15 +121,3 @@ def upload(
         )
         digests.save()
         print(packed, file=sys.stderr)
-        tools = uploads.report_scripts()
-        if runs_on_instances() or not settings.embedded:
-            tools |= make_instance_tools(
-                STATE_FOLDER / "tools", say=lambda line: print(line, file=sys.stderr)
-            )
-        scripts = uploads.upload_scripts(
-            *(aws.s3, aws.bucket, REPOSITORY),
-            tools=tools,
-            keep_tools=not runs_on_instances(),
-            progress=progress,
-        )
-        print(scripts, file=sys.stderr)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -431,6 +431,23 @@ STEPS = (
     "runs",
     "local_stop",
 )
+
+
+def test_an_upload_sends_the_scripts_before_what_takes_long(
+    tasks: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that breaks off behind them leaves no scripts that are older than the checkout's user data."""
+    sent: list[str] = []
+    workstation = "chronos_ec2.workstation"
+    for name in ("upload.upload_scripts", "upload.upload_data", "upload.upload_environment"):
+        monkeypatch.setattr(f"{workstation}.{name}", lambda *_, name=name, **__: sent.append(name))
+    monkeypatch.setattr(f"{workstation}.model_upload.upload_model", lambda *_, **__: sent.append("model"))
+    monkeypatch.setattr(f"{workstation}.instance_tools.make_instance_tools", lambda *_, **__: {})
+    module = sys.modules[tasks.upload.body.__module__]
+    monkeypatch.setattr(module, "Aws", lambda _: SimpleNamespace(s3=None, bucket="a-bucket"))
+    monkeypatch.setattr(module, "STATE_FOLDER", tmp_path)
+    tasks.upload(Context(), env="dev", data=str(tmp_path), model=str(tmp_path))
+    assert sent == ["upload.upload_scripts", "upload.upload_data", "model", "upload.upload_environment"]
 
 
 @pytest.fixture
