@@ -255,6 +255,7 @@ main() {
   if _find_s5cmd; then stage_by "${s5cmd_call[@]}"; fi
   require_conditional_writes
   start_companions
+  be_patient
   run_phase initialization initialization phase_initialization
   run_phase system_setup initialization phase_system_setup
   run_phase venv_download initialization phase_venv_download

@@ -23,7 +23,8 @@ STATE_ETAG=''
 AWS_ERROR_CODE=''
 AWS_ERROR_TEXT=''
 AWS_OUTPUT=''
-readonly _STATE_RACES=6
+readonly _STATE_RACES=6 _STATE_TRIES=6 _PATIENT_TRIES=18
+_state_tries=$_STATE_TRIES
 _state_s5cmd=()
 
 # The one table of transitions and fields. In the bucket's scripts/ it lies beside lib/, in the repository in python/.
@@ -96,6 +97,7 @@ retry_with_backoff() {
     fi
     sleep "$(_backoff_seconds "$attempt")"
   done
+  if ((attempts == _PATIENT_TRIES && attempt == attempts - 1)); then _state_tries=$_STATE_TRIES; fi
   rm -f "$errors"
   return "$status"
 }
@@ -110,6 +112,10 @@ _read_aws_error() {
   AWS_ERROR_TEXT=$text AWS_ERROR_CODE=''
   if [[ $text =~ 'An error occurred ('([A-Za-z0-9.]*)')' ]]; then AWS_ERROR_CODE=${BASH_REMATCH[1]}; fi
 }
+
+# Has this process's calls about the state outlast an S3 that is away for a minute, where they gave up after half of one. A
+# process that has waited in vain does not wait so long again.
+be_patient() { _state_tries=$_PATIENT_TRIES; }
 
 # Says what went wrong with the last AWS call. <what was tried>
 _report_aws_error() {
@@ -150,7 +156,7 @@ read_state() {
   local bucket=$1 environment=$2 body
   STATE_JSON='' STATE_ETAG=''
   body=$(mktemp) || return "$EXIT_FAILED"
-  if ! retry_with_backoff 6 aws s3api get-object --bucket "$bucket" --key "$environment/system-state.json" "$body"; then
+  if ! retry_with_backoff "$_state_tries" aws s3api get-object --bucket "$bucket" --key "$environment/system-state.json" "$body"; then
     rm -f "$body"
     case $AWS_ERROR_CODE in NoSuchKey | 404) return "$EXIT_NO_SUCH_RUN" ;; esac
     _report_aws_error "reading s3://$bucket/$environment/system-state.json"
@@ -189,7 +195,7 @@ atomic_write_state() {
   fi
   local -a condition=(--if-none-match '*')
   if [[ -n $expected ]]; then condition=(--if-match "$expected"); fi
-  if retry_with_backoff 6 aws s3api copy-object --bucket "$bucket" --key "$key" \
+  if retry_with_backoff "$_state_tries" aws s3api copy-object --bucket "$bucket" --key "$key" \
     --copy-source "$bucket/$staged" "${condition[@]}"; then
     STATE_JSON=$body
     STATE_ETAG=$(jq -r .CopyObjectResult.ETag <<<"$AWS_OUTPUT")
@@ -219,7 +225,7 @@ _stage() {
     note_requests P
     if printf '%s\n' "$3" | _run_s5cmd pipe --raw --content-type application/json --part-size 5 "s3://$1/$2"; then return 0; fi
   fi
-  retry_with_backoff 6 _put_text "$@"
+  retry_with_backoff "$_state_tries" _put_text "$@"
 }
 
 # Writes a text to S3. On a full disk nothing is sent: half of it would be worse than none.
@@ -368,7 +374,7 @@ delete_state() {
 
 # Deletes exactly the file that was seen. <bucket> <env> <etag>
 delete_state_if_match() {
-  retry_with_backoff 6 aws s3api delete-object --bucket "$1" --key "$2/system-state.json" --if-match "$3" && return 0
+  retry_with_backoff "$_state_tries" aws s3api delete-object --bucket "$1" --key "$2/system-state.json" --if-match "$3" && return 0
   case $AWS_ERROR_CODE in NoSuchKey | 404) return 0 ;; esac
   return 1
 }

@@ -228,6 +228,25 @@ use_s5cmd() {
   stage_by "$program" --log error
 }
 
+@test "a patient process outlasts many errors in a row, and having waited in vain tries as often as others" {
+  put_state
+  be_patient
+  aws_plan 's3api get-object *' --error ServiceUnavailable --times 17
+  read_state a-bucket dev
+  assert_json "$STATE_JSON" .status training
+  aws_plan 's3api get-object *' --error ServiceUnavailable --times 24
+  run_and_count 18
+  run_and_count 6
+}
+
+# Reads a state that cannot be had. <how often it is asked for>
+run_and_count() {
+  local before
+  before=$(count_calls '*get-object*')
+  read_state a-bucket dev 2>/dev/null && fail 'it was read'
+  assert_equal "$(($(count_calls '*get-object*') - before))" "$1"
+}
+
 @test "where there is an s5cmd, it stages the body and drops it; the CLI publishes" {
   use_s5cmd 0 0
   atomic_write_state a-bucket dev "$(state_body)" ''
