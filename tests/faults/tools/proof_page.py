@@ -23,10 +23,10 @@ not the machine itself, `console only` where no log could reach S3, and the day 
 is of the cell that was played last. After each: the right exit code of `watch`, the checkpoints in S3, no
 instance, no claim, no process, no folder, no mount.
 
-`S3 down` lasts for real seconds. A machine tries a write of the state for two minutes or so, and once that was in
-vain, each further one for half a minute. `out of memory` is the kernel's doing, in a memory cgroup without room.
-`GPU gone` is told to stand-ins for preflight and trainer, for want of a GPU: it shows what becomes of the run, not
-how a driver fails.
+`S3 down` lasts for real seconds. A machine tries a write of the state for two minutes or so, and once that
+was in vain, each further one for half a minute. `out of memory` is the kernel's doing, in a memory cgroup
+without room. `GPU gone` is told to stand-ins for preflight and trainer, for want of a GPU: it shows what
+becomes of the run, not how a driver fails.
 """
 
 Rows = dict[str, list[str]]
