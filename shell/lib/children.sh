@@ -21,6 +21,6 @@ end_children() {
   for pid in "$@"; do
     if signal_child TERM "$pid"; then ending+=("$pid"); fi
   done
-  # One that has ended by itself is not waited for: Bash could wait for another child instead, the log's tee.
+  # One that has ended by itself is not waited for: Bash could wait for another child instead, the one that keeps the log.
   for pid in "${ending[@]}"; do wait "$pid" 2>/dev/null || true; done
 }
