@@ -64,7 +64,7 @@ def run_until(lab: Lab, match: Match, *, after_effect: bool, victim: Find) -> He
         assert end.status == 0, end.stderr
         instance = json.loads(end.stdout)["instance_id"]
         disk = lab.home / "instances" / instance
-        held = proxy.wait_held(120, unless=lambda: not lab.instances())
+        held = proxy.wait_held(120, unless=lambda: not lab.instances(), every=0.5)
         found = victim(disk) if held is not None else []
         for pid in found:
             with suppress(ProcessLookupError):

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -114,6 +115,8 @@ def _assemble(home: Home, binaries: Path, port: int) -> tuple[Any, Any]:
     from chronos_ec2.local_cloud.guest import Hardware
 
     dispatcher = DomainDispatcherApplication(create_backend_app)
+    # moto lists its folder for it at every request, which is a third of a request's work.
+    setattr(dispatcher, "get_backend_for_host", lru_cache(dispatcher.get_backend_for_host))  # noqa: B010
     interruption_page = interruptions.InterruptionPage(pricing.PriceListService(dispatcher))
     answer = _StatusPage(interruption_page)
     server = make_server("127.0.0.1", port, answer, threaded=True, request_handler=MotoRequestHandler)

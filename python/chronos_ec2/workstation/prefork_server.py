@@ -24,9 +24,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Any, Final
 
 SERVICES: Final = ("s3", "ec2", "sts", "ssm", "cloudformation", "scheduler")
+MODELS: Final = ("paginators-1", "waiters-2")
+"""What the AWS CLI reads of a service beside its operations."""
 PROGRAMS: Final = (
     "chronos_ec2.workstation.settings",
     "chronos_ec2.workstation.estimate",
@@ -42,16 +45,17 @@ class PreforkServer:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
         self._listener.listen(256)
+        self._aws = _WarmAws()  # first: the AWS CLI brings a botocore of its own, and the programs do with it
         for module in PROGRAMS:
             importlib.import_module(module)
         # what `-m` runs must run as if imported for the first time
         for module in PROGRAMS:
             sys.modules.pop(module)
-        self._warm_loader = _warm_aws()
 
     def serve(self) -> None:
         """Serve until killed."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        gc.collect()
         gc.disable()  # a collection in a child would touch, and so copy, every page
         while True:
             link, _ = self._listener.accept()
@@ -96,7 +100,8 @@ class PreforkServer:
 
     def _run(self, program: str, arguments: list[str]) -> Any:
         if program == "aws":
-            return _aws(self._warm_loader, arguments)
+            sys.argv = ["aws", *arguments]
+            return self._aws.driver().main(arguments)
         if arguments[0] == "-m":
             sys.argv = arguments[1:]
             return runpy.run_module(arguments[1], run_name="__main__", alter_sys=True) and 0
@@ -136,20 +141,34 @@ def _driver(loader: Any | None) -> Any:
     return cli.CLIDriver(session=session)
 
 
-def _warm_aws() -> Any:
-    """Make one driver and clients of the services, so that their models are in the loader's cache."""
-    driver = _driver(None)
-    driver._get_command_table()
-    for service in SERVICES:
-        driver.session.create_client(
-            service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-        )
-    return driver.session.get_component("data_loader")
+class _WarmAws:
+    """The AWS CLI's driver, with the models of the services in its cache."""
 
+    def __init__(self) -> None:
+        first = _driver(None)
+        from botocore.exceptions import DataNotFoundError
 
-def _aws(loader: Any, arguments: list[str]) -> Any:
-    sys.argv = ["aws", *arguments]
-    return _driver(loader).main(arguments)
+        for service in SERVICES:
+            first.session.create_client(
+                service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+            )
+        self._loader = first.session.get_component("data_loader")
+        for service, model in product(SERVICES, MODELS):
+            with contextlib.suppress(DataNotFoundError):  # not every service has both
+                self._loader.load_service_model(service, model)
+        self._driver = _driver(self._loader)
+        commands = self._driver._get_command_table()
+        for service in ("s3api", "ec2"):
+            commands[service]._get_command_table()
+
+    def driver(self) -> Any:
+        """The driver as this process's environment has it, which it reads at each call."""
+        session = self._driver.session
+        for read_once in ("_profile", "_config", "_profile_map"):
+            setattr(session, read_once, None)
+        if session.full_config.get("plugins"):  # they change the tables
+            return _driver(self._loader)
+        return self._driver
 
 
 def _end_with(parent: int) -> None:

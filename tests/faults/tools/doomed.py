@@ -123,7 +123,7 @@ class Doomed:
         self, condition: Callable[[], bool], complaint: str = "it never came", seconds: float = 180
     ) -> None:
         """Wait until something is so."""
-        until(condition, f"{self.id}: {complaint}", seconds, every=0.05)
+        until(condition, f"{self.id}: {complaint}", seconds, every=0.15)
 
     def jump(self, span: timedelta) -> None:
         """Set the machine's clock."""

@@ -116,14 +116,20 @@ class FaultProxy:
         with self._changed:
             self._holds.append((_once(match) if once else match, after_effect))
 
-    def wait_held(self, seconds: float = 120.0, unless: Callable[[], bool] = lambda: False) -> Held | None:
-        """The next held request; None when `unless` becomes true or the time is over before there is one."""
+    def wait_held(
+        self, seconds: float = 120.0, unless: Callable[[], bool] = lambda: False, *, every: float = 0.02
+    ) -> Held | None:
+        """The next held request; None when `unless` becomes true or the time is over before there is one.
+
+        Args:
+            every: seconds between two looks at `unless`, which nothing passes the proxy in.
+        """
         end = time.monotonic() + seconds
         with self._changed:
             while not self._held:
                 if unless() or time.monotonic() > end:
                     return None
-                self._changed.wait(0.02)
+                self._changed.wait(every)
             return self._held.pop(0)
 
     def held_count(self) -> int:

@@ -310,4 +310,4 @@ class Lab:
         end = time.monotonic() + seconds
         while left := self.instances([*LIVE, "shutting-down"]):
             assert time.monotonic() < end, f"still there: {left}"
-            time.sleep(0.05)
+            time.sleep(0.2)

@@ -63,7 +63,7 @@ CODES: Final = {
 def trainer_command() -> str:
     """The test trainer in a process of its own, slow enough to be struck in the middle."""
     words = ("python3", "-c", _TRAINER, "--config", "{config}", "--data", "{data}", "--output", "{output}")
-    return json.dumps([*words, "--step-seconds", "0.1"])
+    return json.dumps([*words, "--step-seconds", "0.06"])
 
 
 @dataclass
@@ -181,10 +181,10 @@ def play(lab: Lab, fault: Fault, phase: str, chance: random.Random) -> str:
         assert end.status == 0, end.stderr
         said = json.loads(end.stdout)
         cell.run_id, cell.instance_id = said["run_id"], said["instance_id"]
-        held = proxy.wait_held(PATIENCE_SECONDS, unless=lambda: not lab.instances())
+        held = proxy.wait_held(PATIENCE_SECONDS, unless=lambda: not lab.instances(), every=0.5)
         assert held is not None, f"the run never came to {phase}: {_console(cell)}"
         if PHASES.index(phase) >= PHASES.index("training"):
-            until(lambda: _newest(cell) >= SAVED_BY_THEN, "no checkpoint came to S3", 20)
+            until(lambda: _newest(cell) >= SAVED_BY_THEN, "no checkpoint came to S3", 20, every=0.3)
         cell.go_on = held.release
         fault.strike(cell)
         held.release()
@@ -199,10 +199,14 @@ def _see_end(cell: Cell, fault: Fault) -> str:
     gone = lambda: not lab.instances([*LIVE, "shutting-down"])  # noqa: E731
     ended = "itself"
     if fault.by_itself:
-        until(gone, "the machine does not end", PATIENCE_SECONDS)
+        until(gone, "the machine does not end", PATIENCE_SECONDS, every=0.3)
     else:
         if "succeeded" in fault.ends[cell.phase]:
-            until(lambda: (lab.record(cell.run_id) or {}).get("outcome"), "it does not come to its end")
+            until(
+                lambda: (lab.record(cell.run_id) or {}).get("outcome"),
+                "it does not come to its end",
+                every=0.3,
+            )
         time.sleep(2)
         assert not gone(), "it ended itself after all"
         ended = "schedule" if lab.schedules() else "reap"
