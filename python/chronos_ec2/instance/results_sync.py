@@ -95,6 +95,32 @@ def settle_seconds(source: Path) -> float:
     return 0.0 if itself else SETTLE_SECONDS
 
 
+def upload_checkpoints(
+    checkpoints: CheckpointSync, source: Path, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Bring the checkpoints that are not in S3 yet, and try as often as for a file.
+
+    Args:
+        source: the output folder.
+        sleep: seconds between two tries.
+
+    Raises:
+        ChronosError: not all of them came.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            checkpoints.run_once(settle_seconds(source))
+        except StorageDenied:
+            raise
+        except ChronosError as error:
+            if attempt == _ATTEMPTS:
+                raise
+            _say(f"{error}; trying again")
+            sleep(2.0**attempt)
+        else:
+            return
+
+
 class ResultsSync:
     """Uploads one folder under one prefix.
 
@@ -204,8 +230,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         client = make_client(connections=given.threads * 4)
         try:
-            checkpoints = CheckpointSync(client, given.bucket, given.prefix, given.source, log=_say)
-            checkpoints.run_once(settle_seconds(given.source))
+            upload_checkpoints(
+                CheckpointSync(client, given.bucket, given.prefix, given.source, log=_say), given.source
+            )
         except ChronosError as error:
             problems.append(error)
         report = ResultsSync(client, given.bucket, given.prefix, given.source).run(given.threads)

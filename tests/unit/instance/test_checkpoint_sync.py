@@ -20,7 +20,7 @@ from chronos_ec2.instance import checkpoint_restore
 from chronos_ec2.instance.checkpoint_files import RESTORED, SAVED, find_checkpoints, read_note
 from chronos_ec2.instance.checkpoint_restore import restore
 from chronos_ec2.instance.checkpoint_sync import CheckpointSync, look_again_and_again
-from chronos_ec2.instance.results_sync import settle_seconds
+from chronos_ec2.instance.results_sync import settle_seconds, upload_checkpoints
 from chronos_ec2.instance.trainers.checkpoints import newest_checkpoint, save_checkpoint
 from chronos_ec2.state.stored_checkpoints import list_stored, parse_manifest
 
@@ -338,3 +338,31 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(name: str) -> None:
     body = json.dumps({"step": 1, "files": {name: {"bytes": 1, "sha256": "00"}}}).encode()
     with pytest.raises(ValueError, match="no file of this checkpoint"):
         parse_manifest(body, 1)
+
+
+def test_at_the_end_a_hiccup_is_tried_again(
+    s3: FakeS3, s3_client: Any, sync: CheckpointSync, output: Path
+) -> None:
+    save(output, 10, 20)
+    s3.faults.append(Fault("GET", "", 400, "BadRequest", times=1))
+    s3.faults.append(Fault("PUT", "state.npz", 400, "BadDigest", times=1))
+    waits: list[float] = []
+    upload_checkpoints(sync, output, sleep=waits.append)
+    assert [one.step for one in list_stored(s3_client, BUCKET, PREFIX)] == [20, 10]
+    assert len(waits) == 2
+
+
+def test_at_the_end_what_keeps_failing_is_said(s3: FakeS3, sync: CheckpointSync, output: Path) -> None:
+    save(output, 10)
+    s3.faults.append(Fault("PUT", "state.npz", 400, "BadDigest"))
+    with pytest.raises(ChronosError, match="checkpoint"):
+        upload_checkpoints(sync, output, sleep=lambda _seconds: None)
+
+
+def test_at_the_end_a_refusal_is_not_tried_again(s3: FakeS3, sync: CheckpointSync, output: Path) -> None:
+    save(output, 10)
+    s3.faults.append(Fault("PUT", "state.npz", 403, "AccessDenied"))
+    waits: list[float] = []
+    with pytest.raises(StorageDenied):
+        upload_checkpoints(sync, output, sleep=waits.append)
+    assert waits == []
