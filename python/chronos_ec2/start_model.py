@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +17,9 @@ WEIGHTS: Final = "model.safetensors"
 MODEL_FILES: Final = (CONFIG, WEIGHTS)
 """What `save_pretrained` of the library writes, and all that is ever read."""
 PIPELINE_CLASS: Final = "Chronos2Pipeline"
+
+MODELS_PREFIX: Final = "cached-datasets/models/"
+_CONTENT_NAME: Final = re.compile(re.escape(MODELS_PREFIX) + r"([0-9a-f]{16})/")
 
 _LENGTH_BYTES: Final = 8
 _LONGEST_HEADER: Final = 100_000_000  # the format's own limit
@@ -28,6 +34,21 @@ def split_uri(model_id: str) -> tuple[str, str]:
     """The bucket and the prefix, which ends with a slash, of `s3://bucket/prefix`."""
     bucket, _, prefix = model_id.removeprefix("s3://").partition("/")
     return bucket, prefix.strip("/") + "/"
+
+
+def content_name(sha256: Sequence[str]) -> str:
+    """The name that an uploaded model has below `MODELS_PREFIX`, made of what is in it.
+
+    Args:
+        sha256: of each of `MODEL_FILES`.
+    """
+    return hashlib.sha256("".join(sha256).encode()).hexdigest()[:16]
+
+
+def promised_name(prefix: str) -> str | None:
+    """The `content_name` that a prefix promises; None where it is another name than an upload gives."""
+    found = _CONTENT_NAME.fullmatch(prefix)
+    return found[1] if found else None
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 usage: python -m chronos_ec2.instance.model_fetch --model-id s3://BUCKET/PREFIX --into DIR
 
 Only config.json and model.safetensors are fetched, into a new folder beside DIR that takes DIR's name once it
-is checked; what DIR held is replaced. Talk goes to stderr.
+is checked; what DIR held is replaced. Below the prefix that `invoke upload --model` gave, which is made of
+their digests, they must be what was uploaded. Talk goes to stderr.
 
-Exit: 0 fetched; 1 failed; 2 usage; 15 S3 refused; 18 it is not there; 26 it is none, or not in
-safetensors.
+Exit: 0 fetched; 1 failed; 2 usage; 15 S3 refused; 18 it is not there, or not what was uploaded; 26 it is
+none, or not in safetensors.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chronos_ec2.errors import ChronosError, NotUploaded
 from chronos_ec2.instance.storage import MISSING, error_code, explain, make_client
-from chronos_ec2.start_model import MODEL_FILES, in_s3, read_model_config, split_uri
+from chronos_ec2.instance.trainers.files import sha256_of
+from chronos_ec2.start_model import (
+    MODEL_FILES,
+    content_name,
+    in_s3,
+    promised_name,
+    read_model_config,
+    split_uri,
+)
 
 
 def fetch_model(client: Any, model_id: str, into: Path) -> int:
@@ -38,7 +47,7 @@ def fetch_model(client: Any, model_id: str, into: Path) -> int:
         The bytes fetched.
 
     Raises:
-        NotUploaded: a file is not there.
+        NotUploaded: a file is not there, or not what `invoke upload --model` sent.
         SettingsError: it is no Chronos-2 model in safetensors.
         StorageDenied: S3 refused.
         ChronosError: it could not be fetched or written.
@@ -50,6 +59,7 @@ def fetch_model(client: Any, model_id: str, into: Path) -> int:
         draft.mkdir(parents=True)
         for name in MODEL_FILES:
             _fetch(client, bucket, prefix + name, draft / name)
+        _refuse_altered(draft, prefix, model_id)
         read_model_config(draft)
         size = sum(path.stat().st_size for path in draft.iterdir())
         shutil.rmtree(into, ignore_errors=True)
@@ -59,6 +69,15 @@ def fetch_model(client: Any, model_id: str, into: Path) -> int:
             f"the start model cannot be written to {into}: {error.strerror or error}"
         ) from error
     return size
+
+
+def _refuse_altered(folder: Path, prefix: str, model_id: str) -> None:
+    promised = promised_name(prefix)
+    if promised and content_name([sha256_of(folder / name) for name in MODEL_FILES]) != promised:
+        raise NotUploaded(
+            f"{model_id} is not the model that was uploaded: it was altered in the bucket; "
+            "send it again with invoke upload --model DIR"
+        )
 
 
 def _fetch(client: Any, bucket: str, key: str, path: Path) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from chronos_ec2.errors import SettingsError
-from chronos_ec2.start_model import CONFIG, MODEL_FILES, WEIGHTS, read_model_config
+from chronos_ec2.start_model import (
+    CONFIG,
+    MODEL_FILES,
+    MODELS_PREFIX,
+    WEIGHTS,
+    content_name,
+    read_model_config,
+)
 from chronos_ec2.workstation.transfer import look, send_all
 from chronos_ec2.workstation.upload_progress import Progress
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-MODELS_PREFIX: Final = "cached-datasets/models/"
 
 
 def upload_model(s3: S3Client, bucket: str, folder: Path, *, progress: Progress | None = None) -> str:
@@ -36,8 +40,7 @@ def upload_model(s3: S3Client, bucket: str, folder: Path, *, progress: Progress 
         raise SettingsError(f"{folder} is not a folder; --model takes one with {CONFIG} and {WEIGHTS}")
     read_model_config(folder)
     files = [look(name, folder / name) for name in MODEL_FILES]
-    digest = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
-    prefix = f"{MODELS_PREFIX}{digest[:16]}/"
+    prefix = f"{MODELS_PREFIX}{content_name([file.sha256 for file in files])}/"
     # The config comes last: a prefix without it is an upload that broke off, and no launch takes it.
     for file in reversed(files):
         send_all(s3, bucket, prefix, [file], progress)

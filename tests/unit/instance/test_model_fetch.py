@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -55,6 +56,31 @@ def test_a_missing_file_is_named(model: FakeS3, s3_client: Any, tmp_path: Path, 
     del model.objects[f"{BUCKET}/{PREFIX}{name}"]
     with pytest.raises(NotUploaded, match=rf"{PREFIX}{name} is not there.*invoke upload --model"):
         fetch_model(s3_client, URI, tmp_path / "into")
+
+
+@pytest.mark.parametrize("altered", [None, "config.json", "model.safetensors"])
+def test_below_a_name_made_of_its_content_it_must_be_that(
+    model: FakeS3, s3_client: Any, tmp_path: Path, altered: str | None
+) -> None:
+    bodies = {
+        name: model.objects[f"{BUCKET}/{PREFIX}{name}"] for name in ("config.json", "model.safetensors")
+    }
+    digests = "".join(hashlib.sha256(body).hexdigest() for body in bodies.values())
+    prefix = f"cached-datasets/models/{hashlib.sha256(digests.encode()).hexdigest()[:16]}/"
+    if altered:
+        other = {
+            "config.json": json.dumps(CONFIG | {"d_model": 65}).encode(),
+            "model.safetensors": weights(b"weights?"),
+        }
+        bodies[altered] = other[altered]
+    model.objects |= {f"{BUCKET}/{prefix}{name}": body for name, body in bodies.items()}
+    into = tmp_path / "into"
+    if altered:
+        with pytest.raises(NotUploaded, match="altered in the bucket"):
+            fetch_model(s3_client, f"s3://{BUCKET}/{prefix}", into)
+        assert not into.exists()
+    else:
+        assert fetch_model(s3_client, f"s3://{BUCKET}/{prefix}", into) > 0
 
 
 def test_a_refusal_is_told_as_one(model: FakeS3, s3_client: Any, tmp_path: Path) -> None:
