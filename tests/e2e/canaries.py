@@ -1,4 +1,4 @@
-"""Secrets planted on the laptop while a run is launched and followed; everywhere that one could come up."""
+"""The secrets of laptop and machine while a run goes on, and everywhere that one of them could come up."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
+
+from botocore.exceptions import ClientError
 
 from .conftest import Cloud
 
@@ -18,10 +21,18 @@ _LARGEST_OBJECT = 20 * 2**20
 _LOOK_SECONDS = 0.5
 # What a role's credentials look like: an instance has such, and writes them nowhere.
 _ROLE_KEY = re.compile(rb"\bASIA[0-9A-Z]{12,}\b")
+_ENDPOINT = re.compile(rb"(?:^|\0)AWS_EC2_METADATA_SERVICE_ENDPOINT=([^\0]+)")
+_STATE = "local/system-state.json"
 
 
 class Canaries:
-    """The planted secrets, and whose command lines they were seen in."""
+    """The secrets, and where they were seen while the run went on.
+
+    Attributes:
+        variables: what is planted on the laptop.
+        seen_in: command lines and state files that held one.
+        looked_at: how many of each were looked at.
+    """
 
     def __init__(self, cloud: Cloud) -> None:
         sung = secrets.token_hex(12)
@@ -32,17 +43,23 @@ class Canaries:
         # A setting that is for the deployment alone.
         self.variables["CHRONOS_NOTIFY_EMAIL"] = f"canary-{sung}@example.org"
         self._secrets = [*self.variables.values(), cloud.launcher["AWS_SECRET_ACCESS_KEY"]]
+        self._of_role: set[str] = set()
         self._cloud = cloud
-        self.in_command_lines: set[str] = set()
-        self.command_lines_seen = 0
+        self.seen_in: set[str] = set()
+        self.looked_at = {"command lines": 0, "state files": 0}
 
     def found_in(self, what: bytes) -> bool:
-        """Whether a secret stands there, as it is or as base64 has it."""
-        return any(form in what for secret in self._secrets for form in _forms(secret))
+        """Whether a secret of the laptop stands there, as it is or as base64 has it."""
+        return _any_in(self._secrets, what)
+
+    def role_found_in(self, what: bytes) -> bool:
+        """Whether the id, the secret or the token of the machine's temporary key stands there."""
+        assert self._of_role, "the machine's credentials were never learned"
+        return _ROLE_KEY.search(what) is not None or _any_in(self._of_role, what)
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """In every variable that a task gets; meanwhile all command lines of this machine are looked at."""
+        """In every variable that a task gets; meanwhile all command lines and the state are looked at."""
         self._cloud.variables.update(self.variables)
         done = threading.Event()
         looking = threading.Thread(target=self._look, args=(done,), daemon=True)
@@ -58,13 +75,33 @@ class Canaries:
     def _look(self, done: threading.Event) -> None:
         while not done.wait(_LOOK_SECONDS):
             for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    line = (process / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                self.command_lines_seen += 1
-                if self.found_in(line):
-                    self.in_command_lines.add(line.decode(errors="replace"))
+                with suppress(OSError):
+                    self._look_at("command lines", (process / "cmdline").read_bytes())
+                    self._learn((process / "environ").read_bytes())
+            with suppress(ClientError):  # there is none yet, or none any more
+                s3 = self._cloud.aws.s3
+                state = s3.get_object(Bucket=self._cloud.aws.bucket, Key=_STATE)
+                self._look_at("state files", state["Body"].read())
+
+    def _look_at(self, kind: str, what: bytes) -> None:
+        self.looked_at[kind] += 1
+        if _any_in([*self._secrets, *self._of_role], what):
+            self.seen_in.add(what.decode(errors="replace"))
+
+    def _learn(self, environ: bytes) -> None:
+        """Ask a guest's metadata service for what only the guest may know."""
+        endpoint = _ENDPOINT.search(environ)
+        if endpoint is None or self._of_role or str(self._cloud.home).encode() not in environ:
+            return
+        base = f"{endpoint[1].decode().rstrip('/')}/latest"
+        ask = Request(
+            f"{base}/api/token", method="PUT", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+        )
+        headers = {"X-aws-ec2-metadata-token": _read(ask)}
+        role = f"{base}/meta-data/iam/security-credentials/"
+        name = _read(Request(role, headers=headers))
+        told = json.loads(_read(Request(f"{role}{name}", headers=headers)))
+        self._of_role |= {told["AccessKeyId"], told["SecretAccessKey"], told["Token"]}
 
     def places(self, launched: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         """Everything that a run leaves or shows, with its name."""
@@ -94,13 +131,17 @@ class Canaries:
         yield "describe-instances", json.dumps(described, default=str).encode()
 
 
+def _read(request: Request) -> str:
+    with urlopen(request, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def _any_in(hidden: Iterable[str], what: bytes) -> bool:
+    return any(form in what for secret in hidden for form in _forms(secret))
+
+
 def _forms(secret: str) -> Iterator[bytes]:
     yield secret.encode()
     # Base64 of a longer text has it at one of three offsets; the ends mix with what stands beside.
     for offset in range(3):
         yield base64.b64encode(bytes(offset) + secret.encode())[4:-4]
-
-
-def role_key_in(what: bytes) -> bool:
-    """Whether the id of a role's temporary key stands there."""
-    return _ROLE_KEY.search(what) is not None

@@ -16,7 +16,7 @@ from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.report.run_files import read_run
 from outside_looks import until
 
-from .canaries import Canaries, role_key_in
+from .canaries import Canaries
 from .conftest import Cloud
 
 
@@ -101,13 +101,16 @@ def test_a_run_trains_and_leaves_only_its_results(
 def test_no_secret_of_the_laptop_or_the_machine_comes_up_anywhere(
     whole_run: dict[str, Any], canaries: Canaries
 ) -> None:
-    assert canaries.command_lines_seen > 100 and canaries.in_command_lines == set()
+    assert canaries.looked_at["command lines"] > 100 and canaries.looked_at["state files"] > 5
+    assert canaries.seen_in == set()
     places = dict(canaries.places(whole_run))
     run = f"local/{whole_run['run_id']}"
     wanted = {"user data", "console", f"{run}/run.json", f"{run}/logs/bootstrap.log", f"{run}/config.yaml"}
     assert wanted <= places.keys() and "CHRONOS_RUN_ID" in places["user data"].decode()
     assert [place for place, body in places.items() if canaries.found_in(body)] == []
-    left = [place for place, body in places.items() if role_key_in(body) and not place.startswith("/")]
+    left = [
+        place for place, body in places.items() if canaries.role_found_in(body) and not place.startswith("/")
+    ]
     assert left == [], "a role's key"
     planted = next(iter(canaries.variables.values()))
     assert canaries.found_in(f"x{planted}y".encode()), "a canary that is there is found"
