@@ -30,6 +30,7 @@ class Canaries:
 
     Attributes:
         variables: what is planted on the laptop.
+        of_role: id, secret and token of the machine's temporary key, once there is a machine.
         seen_in: command lines and state files that held one.
         looked_at: how many of each were looked at.
     """
@@ -43,7 +44,7 @@ class Canaries:
         # A setting that is for the deployment alone.
         self.variables["CHRONOS_NOTIFY_EMAIL"] = f"canary-{sung}@example.org"
         self._secrets = [*self.variables.values(), cloud.launcher["AWS_SECRET_ACCESS_KEY"]]
-        self._of_role: set[str] = set()
+        self.of_role: set[str] = set()
         self._cloud = cloud
         self.seen_in: set[str] = set()
         self.looked_at = {"command lines": 0, "state files": 0}
@@ -54,8 +55,7 @@ class Canaries:
 
     def role_found_in(self, what: bytes) -> bool:
         """Whether the id, the secret or the token of the machine's temporary key stands there."""
-        assert self._of_role, "the machine's credentials were never learned"
-        return _ROLE_KEY.search(what) is not None or _any_in(self._of_role, what)
+        return _ROLE_KEY.search(what) is not None or _any_in(self.of_role, what)
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -85,13 +85,13 @@ class Canaries:
 
     def _look_at(self, kind: str, what: bytes) -> None:
         self.looked_at[kind] += 1
-        if _any_in([*self._secrets, *self._of_role], what):
+        if _any_in([*self._secrets, *self.of_role], what):
             self.seen_in.add(what.decode(errors="replace"))
 
     def _learn(self, environ: bytes) -> None:
         """Ask a guest's metadata service for what only the guest may know."""
         endpoint = _ENDPOINT.search(environ)
-        if endpoint is None or self._of_role or str(self._cloud.home).encode() not in environ:
+        if endpoint is None or self.of_role or str(self._cloud.home).encode() not in environ:
             return
         base = f"{endpoint[1].decode().rstrip('/')}/latest"
         ask = Request(
@@ -101,7 +101,7 @@ class Canaries:
         role = f"{base}/meta-data/iam/security-credentials/"
         name = _read(Request(role, headers=headers))
         told = json.loads(_read(Request(f"{role}{name}", headers=headers)))
-        self._of_role |= {told["AccessKeyId"], told["SecretAccessKey"], told["Token"]}
+        self.of_role |= {told["AccessKeyId"], told["SecretAccessKey"], told["Token"]}
 
     def places(self, launched: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         """Everything that a run leaves or shows, with its name."""

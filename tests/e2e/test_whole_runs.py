@@ -112,6 +112,8 @@ def test_no_secret_of_the_laptop_or_the_machine_comes_up_anywhere(
         place for place, body in places.items() if canaries.role_found_in(body) and not place.startswith("/")
     ]
     assert left == [], "a role's key"
+    assert len(canaries.of_role) == 3
+    assert all(canaries.role_found_in(f"x{secret}y".encode()) for secret in canaries.of_role)
     planted = next(iter(canaries.variables.values()))
     assert canaries.found_in(f"x{planted}y".encode()), "a canary that is there is found"
     assert canaries.found_in(base64.b64encode(f"a longer text with {planted} in it".encode()))

@@ -82,15 +82,16 @@ _EXPORTS: Final = {
     "SecurityGroupId": {"Fn::GetAtt": ["Group", "GroupId"]},
     "InstanceProfileName": {"Ref": "Profile"},
 }
+START_SECONDS: Final = 180.0
+"""It starts in two or three; beside much else it waits for a processor."""
 
 
 def start_cloud(home: Path) -> str:
     """Start the embedded AWS, with its switches for tests; returns its URL."""
     home.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("python", "tests/faults"))
-    said = (
-        home / "start.log"
-    )  # the server's own log is among the names that it looks for before it takes a folder
+    # The server's own log is among the names that it looks for before it takes a folder.
+    said = home / "start.log"
     with said.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.faulty_cloud", str(home), "0"],
@@ -100,7 +101,8 @@ def start_cloud(home: Path) -> str:
             stderr=log,
             start_new_session=True,
         )
-    for _ in range(600):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
         endpoint = Home(home).live_endpoint()
         if endpoint is not None:
             process.returncode = 0  # `stop_cloud` ends it by its endpoint file
@@ -108,7 +110,9 @@ def start_cloud(home: Path) -> str:
         if process.poll() is not None:
             break
         time.sleep(0.1)
-    raise RuntimeError(said.read_text())
+    process.kill()
+    process.wait()
+    raise RuntimeError(f"the embedded AWS did not start: {said.read_text()}")
 
 
 def server_pid(home: Path) -> int:
