@@ -82,8 +82,8 @@ parse_arguments() {
 
 print_phases() {
   cat <<'PHASES'
-initialization  confirm by IMDSv2 that this is the run's instance; start the log upload and the watch for a kill
-system_setup    make the folders; environment and data begin to come
+initialization  confirm by IMDSv2 that this is the run's instance; environment and data begin to come; start the log upload and the watch for a kill
+system_setup    look at folders and disk
 venv_download   wait for the training environment, mount or unpack it
 gpu_preflight   driver, CUDA, GPUs, environment, disk
 data_sync       fetch and check the training data
@@ -253,6 +253,7 @@ main() {
   log_info "run $CHRONOS_RUN_ID of $CHRONOS_ENV on $INSTANCE_ID"
   require_instance_tools
   if _find_s5cmd; then stage_by "${s5cmd_call[@]}"; fi
+  begin_fetches
   require_conditional_writes
   start_companions
   be_patient

@@ -22,6 +22,13 @@ _find_s5cmd() {
   s5cmd_call=(s5cmd --log error --retry-count 5 ${endpoint:+--endpoint-url "$endpoint"})
 }
 
+# Fetches one small object: by s5cmd, which starts in a tenth of the AWS CLI's time. <uri> <file>
+fetch_object() {
+  local -a s5cmd_call=()
+  if _find_s5cmd && run_waiting "${s5cmd_call[@]}" cp --raw "$1" "$2" >/dev/null; then return 0; fi
+  run_waiting aws s3 cp --only-show-errors "$1" "$2"
+}
+
 # Prints the sha256 of its input. OpenSSL's is up to eight times as fast as coreutils'.
 sha256_of_input() {
   if command -v openssl >/dev/null; then

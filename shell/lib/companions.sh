@@ -90,11 +90,16 @@ upload_log_continuously() {
 reason_to_stop() {
   local status
   read_state "$1" "$2" 2>/dev/null && status=0 || status=$?
-  case $status in
+  _reason_in_state "$status" "$3"
+}
+
+# The same of a state that has been read. <read_state's status> <run_id>
+_reason_in_state() {
+  case $1 in
     "$EXIT_NO_SUCH_RUN") printf 'lost\n' ;;
     0)
       # shellcheck disable=SC2016  # a jq program
-      jq -r --arg run "$3" --arg killed "$KILLED_BY_OPERATOR" '
+      jq -r --arg run "$2" --arg killed "$KILLED_BY_OPERATOR" '
         if .run_id != $run then "lost"
         elif .status == "killed" or (.status == "failed" and .error_message == $killed) then "killed"
         else "" end' <<<"$STATE_JSON"
@@ -102,11 +107,10 @@ reason_to_stop() {
   esac
 }
 
-# Writes a heartbeat when the state is a minute old. While training, the wrapper's own heartbeat must show.
+# Writes a heartbeat when the state that has been read is a minute old. While training, the wrapper's own heartbeat must show.
 # <bucket> <env> <run_id>
 beat_if_quiet() {
   local body
-  read_state "$1" "$2" 2>/dev/null || return 0
   # shellcheck disable=SC2016  # a jq program
   jq -e --arg run "$3" '.run_id == $run and .status != "training" and now - (.timestamps.last_update | fromdateiso8601) > 60' \
     <<<"$STATE_JSON" >/dev/null 2>&1 || return 0
@@ -124,16 +128,17 @@ give_reason() {
 # Sends TERM to the bootstrap when its run has been killed or has lost its claim; writes the reason to a file first.
 # <bucket> <env> <run_id> <pid> <reason file> <seconds between looks>
 watch_for_kill() {
-  local reason
+  local reason status
   trap 'exit 0' TERM
   while true; do
     _pause "$6"
-    reason=$(reason_to_stop "$1" "$2" "$3")
+    read_state "$1" "$2" 2>/dev/null && status=0 || status=$?
+    reason=$(_reason_in_state "$status" "$3")
     if [[ -n $reason ]]; then
       give_reason "$5" "$reason"
       kill -TERM "$4" 2>/dev/null || true
       return 0
     fi
-    beat_if_quiet "$1" "$2" "$3"
+    if ((status == 0)); then beat_if_quiet "$1" "$2" "$3"; fi
   done
 }

@@ -20,8 +20,10 @@ source "$_phases_lib_dir/nodes.sh"
 
 phase_times='[]'
 problem=''
+setup_status=0
 child_pid=''
 checkpoint_sync_pid=''
+start_model_pid='' checkpoint_pid=''
 
 # Where things lie on the instance.
 home="${CHRONOS_ROOT:-}/opt/chronos"
@@ -69,13 +71,21 @@ record_phase() {
           seconds: (($stop - $start) * 1000 | round / 1000), outcome: $outcome}]' <<<"$phase_times")
 }
 
-phase_system_setup() {
+# Makes the folders, and begins to fetch the environment and the data: their bytes come behind the checks and the first moves of
+# the state. A failure is that of the phase which it belongs to.
+begin_fetches() { _begin_fetches || setup_status=$?; }
+
+_begin_fetches() {
   mkdir -p "$home/venv" "$data" || return $?
   use_scratch_disk "$data"
   mkdir -p "$data/training-data" "$data/output/logs" || return $?
-  log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
   begin_environment "$data/environment" || return $?
   begin_prefetch "$data/training-data"
+}
+
+phase_system_setup() {
+  ((setup_status == 0)) || return "$setup_status"
+  log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
 }
 
 require_instance_tools() {
@@ -103,6 +113,7 @@ phase_gpu_preflight() {
   local report="$data/preflight.json" status=0
   begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
     --prefix "$DATA_PREFIX" --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
+  begin_start
   run_waiting "$venv_python" "$home/scripts/preflight_check.py" --accelerator "$CHRONOS_ACCELERATOR" \
     --min-free-disk-gb "$CHRONOS_MIN_FREE_DISK_GB" --path "$data" --json >"$report" || status=$?
   jq -r '.checks[] | "preflight: \(if .ok then "ok  " else "FAIL" end) \(.name): \(.detail)\(if .ok then "" else " -> \(.remedy)" end)"' \
@@ -110,14 +121,14 @@ phase_gpu_preflight() {
   note_environment_used "$report"
   put_run_file "$report" preflight.json application/json || log_warn "preflight.json could not be uploaded"
   if ((status != 0)); then
-    fail "preflight: $(jq -r '[.checks[] | select(.ok | not) | "\(.name): \(.detail)"] | join("; ")' "$report" 2>/dev/null || echo "exit $status")"
+    fail "preflight: $(jq -er '[.checks[] | select(.ok | not) | "\(.name): \(.detail)"] | join("; ")' "$report" 2>/dev/null || echo "exit $status")"
   fi
 }
 
 # The run's config names the command that is run, so it is the launch's to the byte.
 fetch_config() {
   local uri="s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" digest
-  run_waiting aws s3 cp --only-show-errors "$uri" "$data/config.yaml" \
+  fetch_object "$uri" "$data/config.yaml" \
     || fail "the run's config.yaml could not be downloaded" || return $?
   note_download "$data/config.yaml"
   digest=$(sha256_of_input <"$data/config.yaml") || return $?
@@ -131,20 +142,34 @@ fetch_config() {
 phase_data_sync() {
   fetch_config || return $?
   finish_data_sync || fail "the training data could not be fetched; see the log" || return $?
-  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
-    run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model" \
-      || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
-  fi
-  if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then fetch_checkpoint; fi
+  finish_start
 }
 
-# Fetches the checkpoint that this run goes on from.
-fetch_checkpoint() {
-  local step_file="$data/resumed-step" step
-  run_waiting "$venv_python" -m chronos_ec2.instance.checkpoint_restore --bucket "$CHRONOS_BUCKET" \
-    --prefix "$CHRONOS_ENV/$CHRONOS_RESUME_FROM/" --into "$data/output/checkpoints" >"$step_file" \
-    || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
-  step=$(<"$step_file")
+# Begins to fetch what the training starts from, behind whatever follows: its model, and the checkpoint of `--resume`.
+begin_start() {
+  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
+    "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model" &
+    start_model_pid=$!
+  fi
+  if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then
+    "$venv_python" -m chronos_ec2.instance.checkpoint_restore --bucket "$CHRONOS_BUCKET" \
+      --prefix "$CHRONOS_ENV/$CHRONOS_RESUME_FROM/" --into "$data/output/checkpoints" >"$data/resumed-step" &
+    checkpoint_pid=$!
+  fi
+}
+
+finish_start() {
+  local status=0 step
+  if [[ -n $start_model_pid ]]; then
+    wait "$start_model_pid" || status=$?
+    start_model_pid=''
+    ((status == 0)) || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
+  fi
+  if [[ -z $checkpoint_pid ]]; then return 0; fi
+  wait "$checkpoint_pid" || status=$?
+  checkpoint_pid=''
+  ((status == 0)) || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
+  step=$(<"$data/resumed-step")
   log_info "going on from step $step of run $CHRONOS_RESUME_FROM"
   if ! leads; then return 0; fi
   update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"resumed_from_step\": $step}" \

@@ -353,7 +353,7 @@ cleanup cleanup i-0abc"
   program_does preflight 'exit 139'
   program_does data_sync 'while true; do sleep 0.05; done' # goes on behind it, and ends with it
   boot
-  assert_failed_run gpu_preflight 1 'preflight: '
+  assert_failed_run gpu_preflight 1 'preflight: exit 139'
 }
 
 @test "data_sync: data that cannot be fetched; training never starts" {
@@ -524,8 +524,8 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   boot
   assert_failed_run training 3 'exit code 3'
   assert_json "$(run_record_now)" .resumed_from_step 40
-  assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | sed 's/^preflight\|^data_sync/beside/' | tr '\n' ' ')" \
-    'version beside beside checkpoint_restore training results_sync '
+  assert_equal "$(cut -d' ' -f1 "$FAKE_PYTHON/calls" | sed 's/^preflight\|^data_sync\|^checkpoint_restore/beside/' | tr '\n' ' ')" \
+    'version beside beside beside training results_sync '
   run -0 grep checkpoint_restore "$FAKE_PYTHON/calls"
   assert_output --partial "--bucket a-bucket --prefix dev/2025-01-14-000000/ --into $CHRONOS_ROOT/data/output/checkpoints"
 }
@@ -538,6 +538,73 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   boot
   assert_failed_run data_sync 1 'run 2025-01-14-000000 has no checkpoint that could be fetched and verified'
   run ! grep -q '^training' "$FAKE_PYTHON/calls"
+}
+
+@test "a start model that cannot be fetched fails the run before training, at the step that it belongs to" {
+  plan_cli
+  plan_terminate
+  export CHRONOS_START_MODEL=s3://a-bucket/cached-datasets/models/0123
+  program_does model_fetch 'exit 18'
+  boot
+  assert_failed_run data_sync 1 'the start model s3://a-bucket/cached-datasets/models/0123 could not be fetched or is none'
+  run ! grep -q '^training' "$FAKE_PYTHON/calls"
+}
+
+# -- what goes on behind the phases ------------------------------------------------------------------------------------------------
+
+# Waits for files until it is hopeless, and notes which never came. <file…>
+# shellcheck disable=SC2016  # the fake expands it
+readonly WAIT_FOR_ALL='for file in "${wanted[@]}"; do
+  for ((look = 0; look < 300; look++)); do if [[ -e $file ]]; then continue 2; fi; sleep 0.1; done
+  echo "${file##*/}" >>"$FAKE_AWS_DIR/waited in vain"
+done'
+
+@test "the environment begins to come before anything is checked or written in S3" {
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 's3 cp --quiet s3://a-bucket/cached-datasets/python-env/venv.tar.gz *' --before 'touch "$FAKE_AWS_DIR/coming"' --pass
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}' \
+    --before 'wanted=("$FAKE_AWS_DIR/coming"); '"$WAIT_FOR_ALL"
+  plan_terminate
+  boot
+  assert_equal "$boot_status" 0
+  assert [ ! -e "$FAKE_AWS_DIR/waited in vain" ]
+}
+
+@test "data, start model and checkpoint come beside preflight" {
+  plan_cli
+  plan_terminate
+  go_on_from 2025-01-14-000000
+  export CHRONOS_START_MODEL=s3://a-bucket/cached-datasets/models/0123
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does data_sync 'touch "$FAKE_PYTHON/data came"'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does model_fetch 'touch "$FAKE_PYTHON/model came"'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does checkpoint_restore 'touch "$FAKE_PYTHON/checkpoint came"; echo 40'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does preflight 'wanted=("$FAKE_PYTHON/data came" "$FAKE_PYTHON/model came" "$FAKE_PYTHON/checkpoint came")
+'"$WAIT_FOR_ALL"'
+printf "{\"ok\": true, \"checks\": []}"'
+  boot
+  assert_equal "$boot_status" 0
+  assert [ ! -e "$FAKE_AWS_DIR/waited in vain" ]
+}
+
+@test "what comes beside preflight ends with the run" {
+  plan_cli
+  plan_terminate
+  go_on_from 2025-01-14-000000
+  export CHRONOS_START_MODEL=s3://a-bucket/cached-datasets/models/0123
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does model_fetch 'echo $$ >>"$FAKE_PYTHON/behind"; exec sleep 600'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does checkpoint_restore 'echo $$ >>"$FAKE_PYTHON/behind"; exec sleep 600'
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does preflight 'until [[ $(wc -l <"$FAKE_PYTHON/behind") == 2 ]]; do sleep 0.1; done; exit 3'
+  boot
+  assert_failed_run gpu_preflight 1 'preflight: exit 3'
+  for pid in $(<"$FAKE_PYTHON/behind"); do run -1 kill -0 "$pid"; done
 }
 
 # -- the end of every run ---------------------------------------------------------------------------------------------------------

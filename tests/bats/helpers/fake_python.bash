@@ -9,6 +9,7 @@ case $* in
   '-m chronos_ec2.instance.data_sync '*) program=data_sync ;;
   '-m chronos_ec2.instance.results_sync '*) program=results_sync ;;
   '-m chronos_ec2.instance.checkpoint_restore '*) program=checkpoint_restore ;;
+  '-m chronos_ec2.instance.model_fetch '*) program=model_fetch ;;
   # It runs beside the others, until it is ended: its calls are noted apart, for their order is nobody's.
   '-m chronos_ec2.instance.checkpoint_sync '* | '-m chronos_ec2.instance.sampler '*)
     printf '%s\n' "$*" >>"$FAKE_PYTHON/beside-${2##*.}"

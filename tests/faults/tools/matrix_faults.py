@@ -24,7 +24,7 @@ from tools.doomed import s3_is_gone
 from tools.fault_proxy import Match, Request
 from tools.guest_processes import Find, boot_scripts, bootstrap, companions, running, user_data, wrapper
 from tools.lab import ENVIRONMENT
-from tools.matrix import Cell, Fault, always, only
+from tools.matrix import Cell, Fault, always, entering, only
 from tools.shortage import MEMORY, PROCESSES, short_of
 
 LATE_SECONDS: Final = 5.0
@@ -230,6 +230,11 @@ def fetching_scripts(_phase: str) -> Match:
     return lambda request: request.number == 1
 
 
+def booting(phase: str) -> Match:
+    """The guest's first request, for what initialization has done before it moves the state."""
+    return fetching_scripts(phase) if phase == "initialization" else entering(phase)
+
+
 # -- what may become of a run -------------------------------------------------------------------------
 
 _UNHEARD: Final = always("lost")
@@ -315,7 +320,8 @@ FAULTS: Final = (
     Fault("killed: companions", killed(companions), always("succeeded")),
     Fault("killed: bootstrap", killed(bootstrap), _UNHEARD),
     Fault("killed: bootstrap and user data", killed(boot_scripts), _UNHEARD, by_itself=False),
-    Fault("rebooted", rebooted, _UNHEARD, by_itself=False),
+    # It has seconds until it goes down: enough for the record, where that is all that is left to do.
+    Fault("rebooted", rebooted, always("lost", cleanup=("lost", "succeeded")), by_itself=False),
     Fault(
         "spot interruption",
         taken_back,
@@ -326,10 +332,13 @@ FAULTS: Final = (
     Fault(
         "environment altered",
         lambda cell: cell.spoil(_ARCHIVE),
-        # It begins to come at the end of system_setup.
+        # It begins to come before the state is moved for the first time.
         always(
-            "succeeded", initialization="failed", system_setup="failed", venv_download=("failed", "succeeded")
+            "succeeded",
+            initialization="failed",
+            **dict.fromkeys(("system_setup", "venv_download"), ("failed", "succeeded")),
         ),
+        moment=booting,
     ),
     Fault(
         "script altered",
