@@ -4,8 +4,8 @@
 readonly _CHRONOS_EARLY_END=1
 
 _early_end_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
-# shellcheck source=state_helpers.sh
-source "$_early_end_lib_dir/state_helpers.sh"
+# shellcheck source=aws_call.sh
+source "$_early_end_lib_dir/aws_call.sh"
 
 # How the run has ended by its record ('' when it does not say), and the code for that: watch's own.
 EARLY_OUTCOME='' EARLY_STATUS=0

@@ -4,8 +4,8 @@
 readonly _CHRONOS_LAUNCH_ERRORS=1
 
 _launch_errors_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
-# shellcheck source=state_helpers.sh
-source "$_launch_errors_lib_dir/state_helpers.sh"
+# shellcheck source=aws_call.sh
+source "$_launch_errors_lib_dir/aws_call.sh"
 
 # Between the fields of one line; not white space, so an empty field stays one.
 readonly FIELD_END=$'\x1f'
