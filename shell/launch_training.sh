@@ -15,10 +15,11 @@
 #
 # Environment: the AWS variables (AWS_PROFILE, AWS_ENDPOINT_URL, …), CHRONOS_<SETTING>, CHRONOS_PYTHON.
 # Exit codes: 0 launched; 2 usage; 10 no credentials; 11 not deployed; 12 a run holds the environment;
-#   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded;
-#   21 killed while launching, and 20, 22 or 32 for a run that has ended so before its launch was through; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 27 no run, or no
-#   checkpoint, to go on from; 29 the embedded AWS is down; 30 the run may cost more than it may; 130, 143 interrupted,
-#   the claim given back.
+#   14 unreadable state file; 15 S3 refuses; 16 no AMI; 17 EC2 refuses; 18 nothing uploaded, or scripts that are not
+#   those of this checkout; 21 killed while launching, and 20, 22 or 32 for a run that has ended so before its launch
+#   was through; 23 the AWS CLI is too old; 24 a program is missing; 26 bad setting; 27 no run, or no checkpoint, to go
+#   on from; 29 the embedded AWS is down; 30 the run may cost more than it may; 130, 143 interrupted, the claim given
+#   back.
 # Runs on: the laptop (Linux or macOS). Needs Bash 4.4, aws, jq 1.6 and this repository's Python.
 if [ -z "${BASH_VERSINFO:-}" ] || [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 44 ]; then # macOS comes with 3.2; other shells end here too
   echo "${0##*/}: Bash 4.4 or newer is needed, this is ${BASH_VERSION:-another shell}; on macOS: brew install bash" >&2
@@ -92,14 +93,18 @@ parse_arguments() {
 
 # Gathers what the launch needs to know from AWS.
 gather_facts() {
-  side_by_side require_credentials read_exports find_ami gather_prices
+  side_by_side require_conditional_writes require_credentials read_exports find_ami gather_prices
   exports=$(cat "$work/read_exports")
   bucket=$(jq -r .BucketName <<<"$exports")
   if [[ $(setting outside_switch) == true ]]; then require_outside_switch "$exports"; fi
   require_cluster
-  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic require_start_model
+  side_by_side fetch_scripts_manifest fetch_environment_manifest fetch_data_manifest fetch_subnets find_topic require_start_model \
+    glance_at_holder
   find_checkpoint "$resume_from" >"$work/find_checkpoint"
 }
+
+# A look beside the checks, for the most frequent case: nobody holds the environment.
+glance_at_holder() { if is_free "$bucket" "$environment"; then printf 'free\n'; fi; }
 
 find_topic() { heard_topic "$(jq -r '.TopicArn // ""' <<<"$exports")"; }
 
@@ -146,6 +151,10 @@ create_run_record() {
 }
 
 look_for_holder() { require_claimable "$bucket" "$environment" "$(setting claim_patience_seconds)"; }
+
+# The first look for a holder. Whom the glance has seen is looked at closely only now: what is wrong with the checks is said
+# before that.
+meet_holder() { if [[ $(<"$work/glance_at_holder") != free ]]; then look_for_holder; fi; }
 
 # Claims the environment: creates the state file, or replaces a stale one by compare-and-swap.
 claim() {
@@ -309,16 +318,15 @@ main() {
   settings=$(load_settings "$environment" "${assignments[@]}")
   environment=$(setting environment)
   use_aws_settings "$settings"
-  require_conditional_writes
   gather_facts
   if [[ $dry_run == true ]]; then
-    look_for_holder || log_warn "a launch would be refused now"
+    meet_holder || log_warn "a launch would be refused now"
     run_id=$(new_run_id)
     write_launch_files
     print_plan
     return 0
   fi
-  look_for_holder
+  meet_holder
   reserve_run_id "$bucket" "$environment" look_for_holder
   reserved=true
   write_launch_files

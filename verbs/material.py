@@ -81,6 +81,7 @@ def upload(
     from chronos_ec2.workstation.content import Digests
     from chronos_ec2.workstation.instance_tools import make_instance_tools, runs_on_instances
     from chronos_ec2.workstation.model_upload import upload_model
+    from chronos_ec2.workstation.script_files import report_scripts
     from chronos_ec2.workstation.upload_progress import upload_progress
 
     settings = settings_of(env, set_)
@@ -88,7 +89,7 @@ def upload(
     with clear_errors():
         aws = Aws(settings)
         # First: an upload that breaks off leaves no scripts older than those that a launch from here expects.
-        tools = uploads.report_scripts()
+        tools = report_scripts()
         if runs_on_instances() or not settings.embedded:
             tools |= make_instance_tools(
                 STATE_FOLDER / "tools", say=lambda line: print(line, file=sys.stderr)

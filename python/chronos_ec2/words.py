@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
+_NAMES_SHOWN: Final = 3
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -46,3 +48,9 @@ def one_line(text: str) -> str:
 def printable(text: str) -> str:
     """Text of any form without what could steer the terminal."""
     return _CONTROL.sub("", text)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names, and how many there are more: `a, b, c and 2 more`."""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -1,12 +1,14 @@
-# shellcheck shell=bash disable=SC2154  # settings, exports, bucket and work are the launch script's
+# shellcheck shell=bash disable=SC2154  # settings, exports, environment, bucket and work are the launch script's
 # What a launch must know before it acts: the AMI, the subnets, and what has been uploaded.
-# Reads the launch script's `settings` and `exports` (JSON), `bucket` and `work` (a folder for the answers).
+# Reads the launch script's `settings` and `exports` (JSON), `environment`, `bucket` and `work` (a folder for the answers).
 [[ -n ${_CHRONOS_LAUNCH_FACTS:-} ]] && return 0
 readonly _CHRONOS_LAUNCH_FACTS=1
 
 _launch_facts_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=workstation.sh
 source "$_launch_facts_lib_dir/workstation.sh"
+# shellcheck source=quick_aws.sh
+source "$_launch_facts_lib_dir/quick_aws.sh"
 
 # One setting as text. <key>
 setting() { jq -r --arg key "$1" '.[$key]' <<<"$settings"; }
@@ -80,7 +82,11 @@ find_ami() {
   describe_ami "$ami_id"
 }
 
-fetch_scripts_manifest() { fetch_manifest scripts MANIFEST.sha256 "invoke upload --env $environment"; }
+fetch_scripts_manifest() {
+  fetch_manifest scripts MANIFEST.sha256 "invoke upload --env $environment" || return $?
+  # The user data is this checkout's: it would meet a bootstrap.sh of another.
+  quick_python -m chronos_ec2.workstation.script_files --env "$environment" --bucket "$bucket" <"$work/scripts"
+}
 fetch_environment_manifest() {
   fetch_manifest python-env MANIFEST.json "invoke build-env --env $environment, then invoke upload --env $environment"
 }

@@ -78,6 +78,13 @@ require_claimable() {
   return "$EXIT_HELD"
 }
 
+# Whether no run holds the environment, without a word about one that does. <bucket> <env>
+is_free() {
+  local status=0
+  read_state "$1" "$2" 2>/dev/null || status=$?
+  ((status == EXIT_NO_SUCH_RUN))
+}
+
 # Prints the step of the newest checkpoint in S3 that has its manifest, nothing when there is none. <bucket> <prefix>
 _saved_step() {
   retry_with_backoff 3 aws s3api list-objects-v2 --bucket "$1" --prefix "$2" --output json || return 0

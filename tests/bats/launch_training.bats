@@ -7,6 +7,18 @@ load helpers/common
 readonly OLD=2025-01-15-143022
 readonly PARAMETER=/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id
 
+# What `invoke upload` says of this checkout's scripts; the programs and the drawing library come from elsewhere.
+setup_file() {
+  "${BATS_CHRONOS_PYTHON:-$repository/.venv/bin/python}" - >"$BATS_FILE_TMPDIR/MANIFEST.sha256" <<'PYTHON'
+import hashlib
+from chronos_ec2.workstation.script_files import instance_scripts
+from chronos_ec2.workstation.settings import REPOSITORY
+for name, path in sorted(instance_scripts(REPOSITORY).items()):
+    print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}")
+print(f"{'0' * 64}  bin/jq", f"{'0' * 64}  report/uPlot.min.css", sep="\n")
+PYTHON
+}
+
 setup() {
   common_setup
   seed_prices
@@ -60,7 +72,7 @@ plan_subnets() {
 plan_start() { aws_plan 'ec2 describe-instances --instance-ids i-0new *' --out "$(instances_json "$(instance_json i-0new running x)")"; }
 
 upload_everything() {
-  put_object a-bucket cached-datasets/scripts/MANIFEST.sha256 'digests of scripts'
+  put_object a-bucket cached-datasets/scripts/MANIFEST.sha256 "$(<"$BATS_FILE_TMPDIR/MANIFEST.sha256")"
   put_object a-bucket cached-datasets/python-env/MANIFEST.json '{"archive":"chronos-venv-3.11.tar.gz","sha256":"abc123","pieces_sha256":"def456"}'
   put_object a-bucket cached-datasets/training-data/MANIFEST.json '{"files":[{"name":"a.parquet"}],"rows":26115,"series":6}'
 }
@@ -164,11 +176,13 @@ readonly GIVE_BACK=('put-object dev/RUN/run.json if-match' "${UPDATE[@]}" "${UPD
   assert_regex "$stderr" 'not installed: aws'
 }
 
-@test "a CLI without conditional copies is exit code 23 before anything is asked" {
+@test "a CLI without conditional copies is exit code 23, whatever else is wrong" {
   aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"Bucket":""}'
   aws_plan '--version' --out 'aws-cli/1.29.0'
+  aws_plan '* --output json*' --stderr 'Unable to locate credentials' --exit 253 --times any
   launch --env dev
   assert_failure 23
+  assert_regex "$stderr" '^[^ ]+ ERROR this AWS CLI does not know conditional CopyObject'
 }
 
 @test "no credentials are exit code 10, with the way out" {
@@ -207,9 +221,59 @@ TABLE
   assert_effects
 }
 
+@test "scripts of another checkout in the bucket are exit code 18, with their names; nothing is claimed" {
+  local change names
+  while IFS='|' read -r change names; do
+    plan_checks
+    sed -E "$change" "$BATS_FILE_TMPDIR/MANIFEST.sha256" >"$(object a-bucket cached-datasets/scripts/MANIFEST.sha256)"
+    launch --env dev
+    assert_failure 18
+    assert_regex "$stderr" "s3://a-bucket/cached-datasets/scripts/ are not those of this checkout \($names\): run invoke upload --env dev"
+  done <<'TABLE'
+s/^.(.* bootstrap\.sh)$/x\1/|bootstrap\.sh
+/ lib\/l[oa][gd]/d|lib/ladder\.sh, lib/log\.sh
+1s/^/0000  lib\/of_tomorrow.sh\n/|lib/of_tomorrow\.sh
+s/^.(.* lib\/)/x\1/|lib/aws_call\.sh, lib/bulk_copy\.sh, lib/children\.sh and [0-9]+ more
+TABLE
+  assert_effects
+}
+
+# A snippet for --before: goes on once another call has been made. <a part of that call>
+until_asked() {
+  # shellcheck disable=SC2016  # the fake expands it
+  printf 'for _ in {1..1200}; do if grep -qF -- %q "$FAKE_AWS_DIR/calls.plain"; then break; fi; command sleep 0.05; done
+    if ! grep -qF -- %q "$FAKE_AWS_DIR/calls.plain"; then echo "An error occurred (NobodyAsked)" >&2; exit 254; fi' "$1" "$1"
+}
+
+@test "what does not depend on each other is asked side by side; who holds a free environment is asked once" {
+  aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}' \
+    --before "$(until_asked 'sts get-caller-identity')"
+  plan_credentials
+  plan_exports
+  plan_ami
+  plan_subnets
+  upload_everything
+  aws_plan 's3api get-object * --key cached-datasets/training-data/MANIFEST.json *' --pass \
+    --before "$(until_asked 'dev/system-state.json')"
+  aws_plan 's3api get-object * --key dev/system-state.json *' --pass \
+    --before "$(until_asked 'training-data/MANIFEST.json')"
+  launch --env dev --dry-run
+  assert_success
+  assert_equal "$(count_calls 's3api get-object * --key dev/system-state.json *')" 1
+}
+
+@test "what is missing is said before who holds the environment" {
+  plan_checks
+  put_state training step_7
+  rm "$(object a-bucket cached-datasets/training-data/MANIFEST.json)"
+  launch --env dev
+  assert_failure 18
+  refute_called 'ec2 describe-instances *'
+}
+
 @test "a bucket that refuses is exit code 15" {
   plan_checks
-  aws_plan 's3api get-object *' --error AccessDenied
+  aws_plan 's3api get-object *' --error AccessDenied --times any
   launch --env dev
   assert_failure 15
   assert_effects
@@ -274,7 +338,7 @@ TABLE
   assert_json "$(run_record_now "$ours")" '"\(.outcome) \(.instance.id) \(.instance.type) \(.ami.id) \(.requested_by) \(.dataset.rows)"' \
     'null i-0new g4dn.2xlarge ami-0ssm arn:aws:iam::123456789012:user/ada 26115'
   assert_json "$(run_record_now "$ours")" '"\(.scripts_sha256) \(.environment_archive.key)"' \
-    "$(printf 'digests of scripts' | sha256sum | cut -d' ' -f1) cached-datasets/python-env/chronos-venv-3.11.tar.gz"
+    "$(sha256sum "$(object a-bucket cached-datasets/scripts/MANIFEST.sha256)" | cut -d' ' -f1) cached-datasets/python-env/chronos-venv-3.11.tar.gz"
   request=$(sed -n 's/^scheduler create-schedule --cli-input-json \(.*\) --client-token .*/\1/p' "$FAKE_AWS_DIR/calls.plain")
   assert_json "$request" '"\(.Name) \(.GroupName) \(.Target.RoleArn) \(.Target.Input)"' \
     "chronos-dev-$ours ChronosTraining arn:aws:iam::123456789012:role/Switch {\"InstanceIds\":[\"i-0new\"]}"

@@ -34,6 +34,7 @@ PROGRAMS: Final = (
     "chronos_ec2.workstation.settings",
     "chronos_ec2.workstation.estimate",
     "chronos_ec2.workstation.launch_files",
+    "chronos_ec2.workstation.script_files",
 )
 PARENT_LOOK_SECONDS: Final = 0.5
 

@@ -26,36 +26,15 @@ from chronos_ec2.workstation.s3 import (
     list_prefix,
     translated,
 )
-from chronos_ec2.workstation.toolchain import report_library
+from chronos_ec2.workstation.script_files import SCRIPTS_PREFIX, instance_scripts
 from chronos_ec2.workstation.transfer import LocalFile, look, put_manifest, send_all
 from chronos_ec2.workstation.upload_progress import Progress
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SCRIPTS_PREFIX: Final = "cached-datasets/scripts/"
 ENVIRONMENT_PREFIX: Final = "cached-datasets/python-env/"
 DATA_PREFIX: Final = "cached-datasets/training-data/"
-_SINGLE_SCRIPTS: Final = {
-    "bootstrap.sh": "shell/bootstrap.sh",
-    "preflight_check.py": "python/preflight_check.py",
-    "training_wrapper.py": "python/training_wrapper.py",
-    "chronos_ec2/__init__.py": "python/chronos_ec2/__init__.py",
-    "chronos_ec2/errors.py": "python/chronos_ec2/errors.py",
-    "chronos_ec2/exit_codes.py": "python/chronos_ec2/exit_codes.py",
-    "chronos_ec2/metrics_log.py": "python/chronos_ec2/metrics_log.py",
-    "chronos_ec2/start_model.py": "python/chronos_ec2/start_model.py",
-    "chronos_ec2/training_settings.py": "python/chronos_ec2/training_settings.py",
-    "chronos_ec2/words.py": "python/chronos_ec2/words.py",
-}
-_SCRIPT_FOLDERS: Final = {
-    "lib": "shell/lib",
-    "report": "templates/report",
-    "chronos_ec2/data": "python/chronos_ec2/data",
-    "chronos_ec2/report": "python/chronos_ec2/report",
-    "chronos_ec2/state": "python/chronos_ec2/state",
-    "chronos_ec2/instance": "python/chronos_ec2/instance",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,37 +90,6 @@ def upload_scripts(
     put_manifest(s3, bucket, key, manifest, "text/plain")
     _drop_leftovers(s3, bucket, named.keys() | {"MANIFEST.sha256"})
     return _summary("scripts", files, results, manifest)
-
-
-def instance_scripts(repo_root: Path) -> dict[str, Path]:
-    """The files of an instance, by their name under the scripts' prefix.
-
-    Raises:
-        NotUploaded: one is missing in the working tree.
-    """
-    found = {name: repo_root / path for name, path in _SINGLE_SCRIPTS.items()}
-    for target, folder in _SCRIPT_FOLDERS.items():
-        root = repo_root / folder
-        if not root.is_dir():
-            raise NotUploaded(f"{root} is missing; is {repo_root} the root of this repository?")
-        for path in root.rglob("*"):
-            inner = path.relative_to(root)
-            hidden = any(part.startswith(".") or part == "__pycache__" for part in inner.parts)
-            if path.is_file() and not hidden and path.suffix != ".pyc":
-                found[f"{target}/{inner.as_posix()}"] = path
-    missing = [str(path) for path in found.values() if not path.is_file()]
-    if missing:
-        raise NotUploaded(f"missing in the working tree: {', '.join(missing)}")
-    return found
-
-
-def report_scripts() -> dict[str, Path]:
-    """The report's drawing library, by the names of its files under the scripts' prefix.
-
-    Raises:
-        ToolMissing: it is not installed.
-    """
-    return {f"report/{name}": path for name, path in report_library().items()}
 
 
 def upload_environment(

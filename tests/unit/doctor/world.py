@@ -17,8 +17,8 @@ from chronos_ec2.workstation.doctor.checkup import Check, Report, checks, examin
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding
 from chronos_ec2.workstation.doctor.tools import Machine, Printed, normal, run_program
+from chronos_ec2.workstation.script_files import instance_scripts, report_scripts
 from chronos_ec2.workstation.settings import REPOSITORY, Settings, load_settings
-from chronos_ec2.workstation.upload import instance_scripts, report_scripts
 
 from .fake_aws import NOW, FakeAws, FakeS3
 

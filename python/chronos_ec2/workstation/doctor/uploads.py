@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from chronos_ec2.words import size_text
+from chronos_ec2.words import size_text, some_of
 from chronos_ec2.workstation.doctor.answers import NotKnown
 from chronos_ec2.workstation.doctor.facts import Facts
 from chronos_ec2.workstation.doctor.findings import Finding, error, ok, warning
 from chronos_ec2.workstation.doctor.image import image
-from chronos_ec2.workstation.environment_archive import sha256_of
 from chronos_ec2.workstation.s3 import decode_object, get_bytes, list_prefix
-from chronos_ec2.workstation.upload import (
-    DATA_PREFIX,
-    ENVIRONMENT_PREFIX,
+from chronos_ec2.workstation.script_files import (
     SCRIPTS_PREFIX,
+    digests_in,
     instance_scripts,
+    is_of_library,
+    not_ours,
     report_scripts,
 )
+from chronos_ec2.workstation.upload import DATA_PREFIX, ENVIRONMENT_PREFIX
 
 # The glibc of the releases that Deep Learning AMIs are made from, by the words in an image's name.
 _GLIBC: Final = {
@@ -29,7 +30,6 @@ _GLIBC: Final = {
     "Ubuntu 24.04": (2, 39),
     "Amazon Linux 2023": (2, 34),
 }
-_NAMES_SHOWN: Final = 3
 
 
 def environment_manifest(facts: Facts) -> Mapping[str, Any] | None:
@@ -50,16 +50,14 @@ def scripts(facts: Facts, repository: Path) -> list[Finding]:
     held = get_bytes(facts.client("s3"), bucket, key)
     if held is None:
         return [error(f"s3://{bucket}/{key} is not there", command)]
-    sums = (line.split(maxsplit=1) for line in held[0].decode(errors="replace").splitlines())
-    uploaded = {words[1]: words[0] for words in sums if len(words) == 2}
+    uploaded = digests_in(held[0])
     there = {item.key.removeprefix(SCRIPTS_PREFIX) for item in _listed(facts, SCRIPTS_PREFIX)}
     if lost := sorted(set(uploaded) - there):
-        return [error(f"in the manifest, but not in the bucket: {_some(lost)}", command)]
-    wanted = {**instance_scripts(repository), **report_scripts()}
-    here = {name: sha256_of(path) for name, path in wanted.items()}
-    ours = {name: digest for name, digest in uploaded.items() if not name.startswith("bin/")}
-    if other := sorted(name for name in here.keys() | ours.keys() if here.get(name) != ours.get(name)):
-        return [warning(f"not those of this checkout: {_some(other)}", command)]
+        return [error(f"in the manifest, but not in the bucket: {some_of(lost)}", command)]
+    if other := not_ours(uploaded, {**instance_scripts(repository), **report_scripts()}):
+        # A launch compares the same, but for the drawing library.
+        found = warning if all(map(is_of_library, other)) else error
+        return [found(f"not those of this checkout: {some_of(other)}", command)]
     if "bin/jq" not in uploaded:
         return [warning("sent without jq, which not every AMI has", f"{command} (on Linux x86-64)")]
     return [ok(f"{len(uploaded)} files, those of this checkout")]
@@ -98,7 +96,7 @@ def data(facts: Facts) -> list[Finding]:
     wanted = {str(file["name"]): file["bytes"] for file in found["files"]}
     there = {item.key.removeprefix(DATA_PREFIX): item.bytes for item in _listed(facts, DATA_PREFIX)}
     if lost := sorted(name for name, size in wanted.items() if there.get(name) != size):
-        return [error(f"missing, or not as in the manifest: {_some(lost)}", command)]
+        return [error(f"missing, or not as in the manifest: {some_of(lost)}", command)]
     size = size_text(sum(wanted.values()))
     return [ok(f"{len(wanted)} files, {found['series']} series, {found['rows']} rows, {size}")]
 
@@ -129,8 +127,3 @@ def _glibc_on_image(facts: Facts) -> tuple[int, ...]:
     except NotKnown:
         return ()
     return next((version for words, version in _GLIBC.items() if words in name), ())
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
