@@ -7,10 +7,11 @@ and strings in version 5. Such a dict may share its line with a progress bar.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any, Final
+
+from chronos_ec2.state.json_text import decode_json
 
 Event = dict[str, Any]
 
@@ -57,10 +58,7 @@ def _json_object(line: str) -> Event | None:
     if not text.endswith("}"):
         return None
     try:
-        decoded = json.loads(text)
-        if "\\u" in text:
-            # Half of a surrogate pair is no character: who quotes it can write no file, table or page.
-            decoded = json.loads(json.dumps(decoded, ensure_ascii=False).encode(errors="replace"))
+        decoded = decode_json(text)
     except (ValueError, RecursionError):
         return None
     return decoded if isinstance(decoded, dict) else None

@@ -1,4 +1,4 @@
-"""JSON as it lies in a bucket, decoded so that all of its text can be written again."""
+"""JSON that others wrote, decoded so that all of its text can be written again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
-def decode_json(body: bytes, **more: Any) -> Any:
+def decode_json(body: bytes | str, **more: Any) -> Any:
     """Decode JSON; half a character, as `"\\ud800"` is one, which no encoding can write, becomes U+FFFD.
 
     Args:
@@ -20,7 +20,8 @@ def decode_json(body: bytes, **more: Any) -> Any:
         RecursionError: it is nested too deep.
     """
     value = json.loads(body, **more)
-    return value if body.isascii() and b"\\" not in body else _whole(value)
+    escaped = b"\\" in body if isinstance(body, bytes) else "\\" in body
+    return _whole(value) if escaped or not body.isascii() else value
 
 
 def _whole(value: Any) -> Any:

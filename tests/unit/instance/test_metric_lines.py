@@ -42,9 +42,10 @@ def test_metric_lines_of_every_kind(line: str, event: dict[str, object]) -> None
     assert parse_line(line) == event
 
 
-def test_half_a_character_is_a_question_mark_and_a_whole_one_stays() -> None:
+def test_half_a_character_is_the_replacement_of_one_and_a_whole_one_stays() -> None:
     line = r'{"event": "metric", "\ud800": 1.0, "words": ["\uDC00x", "\ud83d\ude00"]}'
-    assert parse_line(line) == {"event": "metric", "?": 1.0, "words": ["?x", "\N{GRINNING FACE}"]}
+    half = "\N{REPLACEMENT CHARACTER}"
+    assert parse_line(line) == {"event": "metric", half: 1.0, "words": [f"{half}x", "\N{GRINNING FACE}"]}
 
 
 def test_bare_nan_is_read() -> None:
