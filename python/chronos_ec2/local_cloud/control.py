@@ -73,16 +73,17 @@ def start(home: Path | None = None, port: int | None = None) -> Endpoint:
 
     Raises:
         LocalCloudDown: it did not come up (the message ends with its log's last lines), or the folder is
-            another's.
+            another's, or none that can be written.
         ToolMissing: this machine lacks programs that the instances need.
     """
     place = _home(home)
-    place.take()
-    with _one_at_a_time(place):
-        running = place.live_endpoint()
-        if running is not None:
-            return running
-        return _wait_until_up(place, _spawn(place, _port(port)))
+    with _folder_errors(place):
+        place.take()
+        with _one_at_a_time(place):
+            running = place.live_endpoint()
+            if running is not None:
+                return running
+            return _wait_until_up(place, _spawn(place, _port(port)))
 
 
 def stop(home: Path | None = None) -> bool:
@@ -91,12 +92,13 @@ def stop(home: Path | None = None) -> bool:
     In a folder that no embedded AWS has taken, nothing is touched.
 
     Raises:
-        LocalCloudDown: the process does not end, or a link has the lock's name.
+        LocalCloudDown: the process does not end, a link has the lock's name, or the folder may not be
+            written.
     """
     place = _home(home)
     if not place.is_ours():
         return False
-    with _one_at_a_time(place):
+    with _folder_errors(place), _one_at_a_time(place):
         endpoint = place.live_endpoint()
         if endpoint is None:
             place.endpoint_file.unlink(missing_ok=True)
@@ -139,6 +141,19 @@ def _port(port: int | None) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise UsageProblem(f"{PORT_VARIABLE} is no port number: {text!r}")
     return int(text)
+
+
+@contextmanager
+def _folder_errors(home: Home) -> Iterator[None]:
+    """Name the folder that cannot be used, and what is to be done about it."""
+    try:
+        yield
+    except OSError as error:
+        # `File exists` is what making a folder says of a file.
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        raise LocalCloudDown(
+            f"{home.path} cannot be the embedded AWS's folder: {why}; name another one (CHRONOS_LOCAL_HOME)"
+        ) from error
 
 
 @contextmanager

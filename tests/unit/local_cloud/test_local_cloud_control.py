@@ -74,6 +74,20 @@ def test_a_taken_port_is_a_clear_error(tmp_path: Path) -> None:
             control.start(tmp_path, taken.getsockname()[1])
 
 
+@pytest.mark.parametrize(("below", "why"), [("", "it is a file"), ("inner", "Not a directory")])
+def test_a_home_that_is_no_folder_is_a_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str, why: str
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    home = tmp_path / "notes" / below
+    assert main(["start", "--home", str(home)]) == 29
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {home} cannot be the embedded AWS's folder: {why}; name another one")
+    assert said.count("\n") == 1
+    assert main(["stop", "--home", str(home)]) == 0
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 def test_a_recycled_process_id_is_never_killed(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as innocent:
         home = Home(tmp_path)
