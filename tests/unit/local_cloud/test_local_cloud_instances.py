@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from chronos_ec2.local_cloud import control, disk
+from outside_looks import until
 
 Check = Callable[..., bool]
 BASH = "#!/usr/bin/env bash\n"
@@ -301,8 +302,8 @@ def test_guests_die_with_the_server(
     instance = cloud.boot(BASH + DAEMON + "trap '' TERM\necho $$ > pid\nwhile :; do sleep 5; done\n")
     pids = [reported_pid(cloud, instance, name, eventually) for name in ("pid", "daemon")]
     os.kill(cloud.endpoint.pid, number)
-    assert eventually(lambda: not any(is_alive(pid) for pid in pids), 5)
-    assert eventually(lambda: not is_alive(cloud.endpoint.pid), 5)
+    until(lambda: not any(is_alive(pid) for pid in pids), "the guest outlives its server")
+    until(lambda: not is_alive(cloud.endpoint.pid), "the server outlives its signal")
     if number == signal.SIGTERM:
         assert not cloud.disk(instance).exists()
         assert not (own_home / "endpoint.json").exists()
