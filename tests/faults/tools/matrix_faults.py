@@ -37,6 +37,7 @@ SKEW_ALLOWED: Final = timedelta(minutes=15)
 _ARCHIVE: Final = "cached-datasets/python-env/chronos-venv-faults.tar.gz"
 _SCRIPT: Final = "cached-datasets/scripts/lib/phases.sh"
 _DATA: Final = "cached-datasets/training-data/series.parquet"
+_MANIFEST: Final = "cached-datasets/training-data/MANIFEST.json"
 _BROKEN_SHUTDOWN: Final = '#!/bin/sh\n[ "$2" != now ]\n'
 _REAL_AWS: Final = '#!/bin/sh\nexec {python} -I -m awscli "$@"\n'
 
@@ -225,6 +226,11 @@ def fetching(part: str) -> Callable[[str], Match]:
     return lambda _phase: lambda request: request.method == "GET" and part in request.target
 
 
+def syncing(_phase: str) -> Match:
+    """The checked sync of the data asks for the manifest, as the fetch before it did by s5cmd."""
+    return lambda request: _MANIFEST in request.target and "Boto3" in request.headers.get("User-Agent", "")
+
+
 def fetching_scripts(_phase: str) -> Match:
     """The guest's first request."""
     return lambda request: request.number == 1
@@ -313,7 +319,7 @@ FAULTS: Final = (
         "killed: sync of the data",
         killed(running("chronos_ec2.instance.data_sync")),
         only(data_sync="failed"),
-        moment=fetching(_DATA),
+        moment=syncing,
     ),
     Fault("killed: guest's switch", killed(running("/00-chronos-switch")), always("succeeded")),
     Fault("killed: user data", killed(user_data), always("succeeded")),
