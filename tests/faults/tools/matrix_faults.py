@@ -228,7 +228,7 @@ def fetching(part: str) -> Callable[[str], Match]:
 
 def syncing(_phase: str) -> Match:
     """The checked sync of the data asks for the manifest, as the fetch before it did by s5cmd."""
-    return lambda request: _MANIFEST in request.target and "Boto3" in request.headers.get("User-Agent", "")
+    return lambda request: _MANIFEST in request.target and "Boto3" in request.headers.get("user-agent", "")
 
 
 def fetching_scripts(_phase: str) -> Match:
