@@ -34,13 +34,23 @@ def shell_libraries_and_scripts() -> tuple[list[str], list[str]]:
 def lint(c: Context, fix: bool = False) -> None:
     """Check the sources: shellcheck, shfmt, ruff, mypy."""
     libraries, scripts = shell_libraries_and_scripts()
-    run(["shellcheck", *scripts])
-    # Each by itself: they source each other, and shellcheck would read every path through them anew.
-    run(["shellcheck", "--norc", "--exclude=SC1091", *libraries])
-    run(["shfmt", "--write" if fix else "--diff", *shell_files()])
-    run(["ruff", "check", *(["--fix"] if fix else []), "."])
-    run(["ruff", "format", *([] if fix else ["--check"]), "."])
-    run(["mypy"])
+    checks = [  # the longest first, as they run side by side
+        ["shellcheck", *scripts],
+        ["mypy"],
+        # Each by itself: they source each other, and shellcheck would read every path through them anew.
+        ["shellcheck", "--norc", "--exclude=SC1091", *libraries],
+        ["shfmt", "--write" if fix else "--diff", *shell_files()],
+        ["ruff", "check", *(["--fix"] if fix else []), "."],
+        ["ruff", "format", *([] if fix else ["--check"]), "."],
+    ]
+    if fix:
+        for argv in checks[3:] + checks[:3]:  # what others look at is mended first, one thing after the other
+            run(argv)
+        return
+    with clear_errors():
+        code = commands.run_side_by_side(checks)
+    if code:
+        raise Exit(code=code)
 
 
 @task(help={"only": "a file or a folder of tests/bats; default: all"})

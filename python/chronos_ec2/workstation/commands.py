@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing import cpu_count
+from typing import Any
 
 from chronos_ec2.errors import ToolMissing
 from chronos_ec2.workstation.aws import aws_variables, local_home
@@ -57,10 +59,7 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, ec
     if echo:
         print(f"+ {shlex.join(argv)}", file=sys.stderr, flush=True)
     with _terminations() as hand_on_to:
-        try:
-            child = subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env or base_environment()))
-        except OSError as error:
-            raise ToolMissing(f"{argv[0]} cannot be run ({error.strerror}): run ./invokew setup") from error
+        child = _started(argv, env or base_environment())
         hand_on_to(child)
         with child:
             try:
@@ -71,24 +70,71 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, ec
     return code if code >= 0 else 128 - code
 
 
-@contextlib.contextmanager
-def _terminations() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """Hand a SIGTERM on to the child, which cleans up and ends; its exit code then says so.
+def run_side_by_side(argvs: Sequence[Sequence[str]]) -> int:
+    """Run commands in the repository, as many at once as there are cores, the first ones first.
 
-    It is heard from before the child is there: one that comes while it is being started reaches it as well.
+    What one prints comes in one piece, on stdout, when it has ended. All are run, also when some fail.
+
+    Returns:
+        0, or the exit code of the first in the list that failed; 130 after ctrl-C.
+
+    Raises:
+        ToolMissing: a program is not there, or may not be run.
     """
-    children: list[subprocess.Popen[bytes]] = []
-    early: list[int] = []
+    codes: dict[int, int] = {}
+    with _terminations() as hand_on_to, ThreadPoolExecutor(cpu_count()) as pool:
+        ending = {pool.submit(_output_of, argv, hand_on_to): n for n, argv in enumerate(argvs)}
+        try:
+            for ended in as_completed(ending):
+                code, printed = ended.result()
+                codes[ending[ended]] = code
+                print(f"+ {shlex.join(argvs[ending[ended]])}", file=sys.stderr, flush=True)
+                sys.stdout.write(printed)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            pool.shutdown(cancel_futures=True)
+    failed = min((n for n, code in codes.items() if code), default=None)
+    return 0 if failed is None else codes[failed] if codes[failed] > 0 else 128 - codes[failed]
+
+
+_HandOn = Callable[["subprocess.Popen[Any]"], None]
+
+
+def _output_of(argv: Sequence[str], hand_on_to: _HandOn) -> tuple[int, str]:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    child = _started(argv, base_environment(), **streams)
+    hand_on_to(child)
+    with child:
+        printed, _ = child.communicate()
+    return child.returncode, printed
+
+
+def _started(argv: Sequence[str], env: Mapping[str, str], **streams: Any) -> subprocess.Popen[Any]:
+    try:
+        return subprocess.Popen(argv, cwd=REPOSITORY, env=dict(env), **streams)
+    except OSError as error:
+        raise ToolMissing(f"{argv[0]} cannot be run ({error.strerror}): run ./invokew setup") from error
+
+
+@contextlib.contextmanager
+def _terminations() -> Iterator[_HandOn]:
+    """Hand a SIGTERM on to the children, which clean up and end; their exit codes then say so.
+
+    It is heard from before they are there: one that comes while a child is being started reaches it as well.
+    """
+    children: list[subprocess.Popen[Any]] = []
+    heard: list[int] = []
 
     def hear(number: int, _: object) -> None:
-        if children:
-            children[0].terminate()
-        else:
-            early.append(number)
+        heard.append(number)
+        for child in children:
+            child.terminate()
 
-    def hand_on_to(child: subprocess.Popen[bytes]) -> None:
+    def hand_on_to(child: subprocess.Popen[Any]) -> None:
         children.append(child)
-        if early:
+        if heard:
             child.terminate()
 
     before = signal.signal(signal.SIGTERM, hear)

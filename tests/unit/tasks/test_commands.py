@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import groupby
 from multiprocessing import cpu_count
 from pathlib import Path
 
@@ -273,6 +274,28 @@ sys.exit(commands.run_command(["/bin/bash", "-c", child], echo=False))
     process.stdout.close()
     assert process.wait(timeout=10) == 130
     assert (tmp_path / "done").read_text() == "cleaned\n"
+
+
+def test_side_by_side_all_run_and_each_output_is_in_one_piece(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The two wait for each other: one after the other, they would wait for ever."""
+    monkeypatch.setattr(commands, "cpu_count", lambda: 2)
+    wait = "touch {1}/{0}; until [ -e {1}/{2} ]; do sleep 0.02; done"
+    other = f"for n in 1 2; do echo {{0}}$n; echo {{0}}$n >&2; {wait}; done; exit {{3}}"
+    pair = [other.format("a", tmp_path, "b", 4), other.format("b", tmp_path, "a", 5)]
+    assert commands.run_side_by_side([["/bin/sh", "-c", line] for line in [*pair, "echo last"]]) == 4
+    seen = capfd.readouterr()
+    assert sorted(seen.out.splitlines()) == ["a1", "a1", "a2", "a2", "b1", "b1", "b2", "b2", "last"]
+    assert len(list(groupby(line[0] for line in seen.out.splitlines()))) == 3
+    assert seen.err.count("+ /bin/sh -c ") == 3
+
+
+def test_side_by_side_what_a_signal_ended_has_failed_and_what_is_not_installed_is_named() -> None:
+    assert commands.run_side_by_side([["true"], ["/bin/sh", "-c", "kill -TERM $$"]]) == 128 + 15
+    assert commands.run_side_by_side([["true"], ["true"]]) == 0
+    with pytest.raises(ToolMissing, match=r"no-such-program.*\./invokew setup"):
+        commands.run_side_by_side([["true"], ["no-such-program"]])
 
 
 # -- tools --------------------------------------------------------------------------------------------

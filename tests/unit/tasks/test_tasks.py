@@ -224,6 +224,9 @@ class Ran:
         self.argvs.append(list(argv))
         return next((code for word, code in self.codes.items() if word in " ".join(argv)), 0)
 
+    def run_side_by_side(self, argvs: list[list[str]]) -> int:
+        return next(filter(None, map(self.run_command, argvs)), 0)
+
     @property
     def lines(self) -> list[str]:
         return [" ".join(argv) for argv in self.argvs]
@@ -233,6 +236,7 @@ class Ran:
 def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ran]:
     recorder = Ran()
     monkeypatch.setattr(commands, "run_command", recorder.run_command)
+    monkeypatch.setattr(commands, "run_side_by_side", recorder.run_side_by_side)
     monkeypatch.setattr(commands, "aws_environment", lambda settings: {})
     return recorder  # type: ignore[return-value]
 
@@ -390,17 +394,18 @@ def test_local_env_prints_nothing_but_variables(tasks: ModuleType, ran: Ran) -> 
 
 def test_lint_checks_every_shell_file_and_can_mend(tasks: ModuleType, ran: Ran) -> None:
     tasks.lint(Context())
-    programs = [argv[0] for argv in ran.argvs]
-    assert programs == ["shellcheck", "shellcheck", "shfmt", "ruff", "ruff", "mypy"]
-    scripts, libraries, formatted = (set(argv) for argv in ran.argvs[:3])
+    checks, programs = ran.argvs[:], [argv[0] for argv in ran.argvs]
+    assert programs == ["shellcheck", "mypy", "shellcheck", "shfmt", "ruff", "ruff"]
+    scripts, libraries, formatted = (set(checks[n]) for n in (0, 2, 3))
     assert {"shell/launch_training.sh", "invokew", ".ci/run"} <= scripts
     assert {path for path in formatted if (REPOSITORY / path).is_file()} <= scripts | libraries
     assert "shell/lib/exit_codes.sh" in libraries - scripts
-    assert all((REPOSITORY / name).is_file() for name in ran.argvs[0][1:] + ran.argvs[1][3:])
-    assert "--check" in ran.argvs[4]
+    assert all((REPOSITORY / name).is_file() for name in checks[0][1:] + checks[2][3:])
+    assert "--check" in checks[5]
+    ran.argvs.clear()
     tasks.lint(Context(), fix=True)
-    assert "--fix" in ran.argvs[9]
-    assert "--check" not in ran.argvs[10]
+    assert [argv[0] for argv in ran.argvs] == ["shfmt", "ruff", "ruff", "shellcheck", "mypy", "shellcheck"]
+    assert "--write" in ran.argvs[0] and "--fix" in ran.argvs[1] and "--check" not in ran.argvs[2]
 
 
 def test_test_runs_every_check(tasks: ModuleType, ran: Ran) -> None:
