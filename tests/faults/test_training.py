@@ -176,7 +176,8 @@ def test_stopped_under_torchrun_the_wrapper_exits_75_in_time(
         metrics.unlink(missing_ok=True)
         count = chance.randrange(1, 40)
         with wrapped(tmp_path, processes=2) as wrapper:
-            assert await_that(lambda: len(steps()) >= count, [wrapper.pid]), wrapper.communicate()  # noqa: B023
+            told = await_that(lambda: len(steps()) >= count, [wrapper.pid], every=0.1)  # noqa: B023
+            assert told, wrapper.communicate()
             began = time.monotonic()
             wrapper.send_signal(signal.SIGTERM)
             _, error = wrapper.communicate(timeout=300)

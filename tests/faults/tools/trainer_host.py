@@ -10,6 +10,7 @@ print is in DIR/out and DIR/err; of several processes the first one's alone is k
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -17,13 +18,18 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+LATE: Final = ("pandas", "torch._dynamo")
+"""What a training imports on its way, for its data and when it is not alone: seconds in each process."""
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
     from chronos_ec2.instance.trainers.chronos import __main__ as trainer
 
+    for module in LATE:
+        importlib.import_module(module)
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -151,14 +151,18 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def await_that(happened: Callable[[], bool], pids: list[int]) -> bool:
-    """Wait for something; False when the processes have ended before."""
+def await_that(happened: Callable[[], bool], pids: list[int], *, every: float = 0.002) -> bool:
+    """Wait for something; False when the processes have ended before.
+
+    Args:
+        every: seconds between two looks; a step takes some hundredths, a checkpoint some thousandths.
+    """
     end = time.monotonic() + _PATIENCE
     while not happened():
         if not any(_runs(pid) for pid in pids):
             return happened()
         assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.002)
+        time.sleep(every)
     return True
 
 
