@@ -6,10 +6,11 @@ repository=$(cd "$helpers/../../.." && pwd)
 # The scripts under test; another folder can be named, to see the suite catch a broken copy.
 shell_under_test=${SHELL_UNDER_TEST:-$repository/shell}
 
-# shellcheck source=/dev/null
-source "$repository/node_modules/bats-support/load.bash"
-# shellcheck source=/dev/null
-source "$repository/node_modules/bats-assert/load.bash"
+# What their load.bash files source, without a process for each line: every test loads this anew.
+for library in "$repository"/node_modules/bats-{support,assert}/src/*.bash; do
+  # shellcheck source=/dev/null
+  source "$library"
+done
 # shellcheck source=fake_aws.bash
 source "$helpers/fake_aws.bash"
 
@@ -27,10 +28,9 @@ toolbox() {
   local folder="$BATS_RUN_TMPDIR/toolbox" tool found
   if [[ ! -d $folder ]]; then
     mkdir "$folder"
-    for tool in "${TOOLS[@]}" ${BATS_MACOS_TOOLS:+"${ON_MACOS[@]}"}; do
-      found=$(type -P "$tool") || continue
-      ln -s "$found" "$folder/$tool"
-    done
+    # One line each for those that are there; the names are the tools' own.
+    readarray -t found < <(type -P "${TOOLS[@]}" ${BATS_MACOS_TOOLS:+"${ON_MACOS[@]}"})
+    ln -s "${found[@]}" "$folder/"
     if [[ -n ${BATS_MACOS_TOOLS:-} ]]; then
       for tool in "${NOT_ON_MACOS[@]}"; do rm "$folder/$tool"; done
       for tool in "${DIFFER_ON_MACOS[@]}"; do ln -sf "$helpers/bsd_tool.bash" "$folder/$tool"; done
