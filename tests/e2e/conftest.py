@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,11 @@ class Cloud:
     @property
     def aws(self) -> Aws:
         """Clients of this AWS, as its owner."""
-        os.environ["CHRONOS_LOCAL_HOME"] = str(self.home)
+        os.environ["CHRONOS_LOCAL_HOME"] = str(self.home)  # it may have been another test's in between
+        return self._made_once
+
+    @cached_property
+    def _made_once(self) -> Aws:
         return Aws(load_settings("local", variables={}))
 
     def launch(self, *words: str) -> dict[str, Any]:
@@ -130,6 +135,15 @@ class Cloud:
         """An object that a run has left."""
         aws = self.aws
         return bytes(aws.s3.get_object(Bucket=aws.bucket, Key=f"local/{run_id}/{name}")["Body"].read())
+
+    def step(self) -> str:
+        """The `current_step` of the environment's state file; empty when there is none."""
+        aws = self.aws
+        try:
+            answer = aws.s3.get_object(Bucket=aws.bucket, Key="local/system-state.json")
+        except aws.s3.exceptions.NoSuchKey:
+            return ""
+        return str(json.loads(answer["Body"].read())["current_step"])
 
     def losses(self, run_id: str) -> dict[int, float]:
         """The loss of each step, as the run's metrics.jsonl has it."""

@@ -8,7 +8,6 @@ the same with the test trainer (test_whole_runs.py):
 
 from __future__ import annotations
 
-import json
 import random
 import time
 
@@ -34,9 +33,7 @@ def with_torch(cloud: Cloud) -> None:
 
 def step_of(cloud: Cloud) -> int:
     """The step that the state file names; 0 before there is one."""
-    aws = cloud.aws
-    state = json.loads(aws.s3.get_object(Bucket=aws.bucket, Key="local/system-state.json")["Body"].read())
-    name, _, number = str(state["current_step"]).partition("_")
+    name, _, number = cloud.step().partition("_")
     return int(number) if name == "step" and number.isdigit() else 0
 
 

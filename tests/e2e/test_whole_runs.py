@@ -40,12 +40,7 @@ def nothing_is_left(cloud: Cloud) -> Iterator[None]:
 
 def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 300) -> None:
     """Wait until the run's `current_step` begins with something."""
-
-    def begun() -> bool:
-        shown = json.loads(cloud.invoke("watch", "--env", "local", "--once", "--json").stdout)
-        return str(shown["current_step"]).startswith(prefix)
-
-    until(begun, f"no step {prefix}", seconds)
+    until(lambda: cloud.step().startswith(prefix), f"no step {prefix}", seconds, every=0.2)
 
 
 @pytest.fixture(scope="module")
