@@ -6,6 +6,7 @@
 # python/chronos_ec2/state/store.py does the same; both read state_machine.json.
 #
 # Results of the last read or write stand in STATE_JSON and STATE_ETAG.
+# Every call of AWS goes by retry_with_backoff, which comes with this, from aws_call.sh.
 # Return codes are those of exit_codes.sh. Sourced by the launch, kill and bootstrap scripts.
 [[ -n ${_CHRONOS_STATE_HELPERS:-} ]] && return 0
 readonly _CHRONOS_STATE_HELPERS=1
