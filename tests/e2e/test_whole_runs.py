@@ -39,8 +39,10 @@ def nothing_is_left(cloud: Cloud) -> Iterator[None]:
 
 
 def wait_for_step(cloud: Cloud, prefix: str, seconds: float = 300) -> None:
-    """Wait until the run's `current_step` begins with something."""
+    """Wait until the run's `current_step` begins with something, and `watch` shows it."""
     until(lambda: cloud.step().startswith(prefix), f"no step {prefix}", seconds, every=0.2)
+    shown = json.loads(cloud.invoke("watch", "--env", "local", "--once", "--json").stdout)
+    assert str(shown["current_step"]).startswith(prefix)
 
 
 @pytest.fixture(scope="module")
