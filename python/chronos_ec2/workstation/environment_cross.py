@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from elftools.elf.elffile import ELFFile
 
@@ -180,7 +180,9 @@ def _unpack(given: Path, folder: Path) -> Path:
         return given
     try:
         with tarfile.open(given) as archive:
-            archive.extractall(folder, filter="data")
+            # Before 3.11.4 Python knows no filter; the tarball is what a user named, or uv's.
+            kind: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(folder, **kind)
     except (OSError, tarfile.TarError) as error:
         raise ChronosError(f"{given} is no folder or tarball of a Python: {error}") from error
     return _root_of(folder, str(given))
