@@ -80,7 +80,7 @@ mkdir -p "$home/venv" "$data/training-data"
 begin_environment "$data/environment"
 begin_prefetch "$data/training-data"
 { while kill -0 "$prefetch_pid" 2>/dev/null; do sleep 0.05; done; reached 'bytes moved'; } &
-bring_environment "$home/venv"
+bring_environment "$home/venv" "$data/venv"
 reached 'environment usable'
 printf 'used %s\\t0\\n' "$environment_used"
 begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \\

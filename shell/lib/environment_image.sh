@@ -39,7 +39,7 @@ _fetch_environment() {
 # Whether its bytes are still on their way, and with them the network taken.
 environment_is_coming() { [[ -n $environment_archive && -e $environment_archive.coming ]]; }
 
-# Waits for the run's environment and puts it into a folder. <folder>   Sets environment_used.
+# Waits for the run's environment and puts it into a folder. <folder> <where it is unpacked to>   Sets environment_used.
 bring_environment() {
   local key status=0
   key=$(_environment_key)
@@ -54,20 +54,30 @@ bring_environment() {
     2) fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload" ;;
     *) fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" ;;
   esac || return $?
-  place_environment "$environment_archive" "$1" \
+  place_environment "$environment_archive" "$1" "$2" \
     || fail "the training environment $key cannot be unpacked: run invoke build-env and invoke upload" || return $?
   log_info "the training environment is in $1: $environment_used"
 }
 
-# Puts an archive's content into a folder. <archive> <folder>   Sets environment_used.
+# Puts an archive's content into a folder, which is empty. What is unpacked goes to another, on the disk of the data, and a link
+# leads there: the instance's own disk writes several times as fast as the root volume.
+# <archive> <folder> <where it is unpacked to>   Sets environment_used.
 place_environment() {
   environment_used=''
+  if [[ $1 == *.squashfs ]] && _mount_image "$1" "$2"; then
+    environment_used=mount
+    return 0 # the image stays: it is what the mount reads
+  fi
+  mkdir -p "$3" || return $?
+  _unpack "$1" "$3" || return $?
+  rm -f "$1"
+  rmdir "$2" && ln -s "$3" "$2"
+}
+
+# <archive> <folder>   Sets environment_used.
+_unpack() {
   case $1 in
     *.squashfs)
-      if _mount_image "$1" "$2"; then
-        environment_used=mount
-        return 0 # the image stays: it is what the mount reads
-      fi
       run_waiting unsquashfs -quiet -no-progress -no-xattrs -force -dest "$2" "$1" || return $?
       environment_used=unsquashfs
       ;;
@@ -80,7 +90,6 @@ place_environment() {
       environment_used=tar.gz
       ;;
   esac
-  rm -f "$1"
 }
 
 # Mounts an image read-only. The loop device goes with the mount, and the mount with the machine. <image> <folder>

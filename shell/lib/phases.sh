@@ -104,7 +104,7 @@ require_instance_tools() {
 _require_answer() { "$@" >/dev/null 2>&1 || fail "the AMI lacks a $1 that knows: $*"; }
 
 phase_venv_download() {
-  bring_environment "$home/venv" || return $?
+  bring_environment "$home/venv" "$data/venv" || return $?
   "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
     || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
 }

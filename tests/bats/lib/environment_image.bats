@@ -40,7 +40,7 @@ upload_image() { upload venv.squashfs printf 'an image'; }
 
 bring() {
   begin_environment "$work/archives"
-  bring_environment "$work/env"
+  bring_environment "$work/env" "$work/unpacked"
 }
 
 @test "an image is mounted read-only, and stays for its mount" {
@@ -57,7 +57,7 @@ bring() {
   upload_image
   program mount 'echo "only root can do that" >&2; exit 1'
   # shellcheck disable=SC2016  # the program's own
-  program unsquashfs '[[ $* == "-quiet -no-progress -no-xattrs -force -dest '"$work/env"' "* ]] && cp "${!#}" "'"$work/env"'/unpacked"'
+  program unsquashfs '[[ $* == "-quiet -no-progress -no-xattrs -force -dest '"$work/unpacked"' "* ]] && cp "${!#}" "'"$work/unpacked"'/unpacked"'
   run -0 --separate-stderr bring
   # shellcheck disable=SC2154
   [[ $stderr == *'cannot be mounted here (only root can do that)'*": unsquashfs"* ]]
@@ -82,6 +82,8 @@ bring() {
   upload_tar
   bring
   assert_equal "$environment_used $(<"$work/env/bin/python3")" 'tar.gz content'
+  # On the data's disk, which is the machine's own where it has one.
+  assert_equal "$(<"$work/unpacked/bin/python3")" content
   assert [ ! -e "$work/archives/venv.tar.gz" ]
 }
 
@@ -129,7 +131,7 @@ bring() {
   upload_tar
   begin_environment "$work/archives"
   kill -KILL "$environment_pid"
-  bring_environment "$work/env"
+  bring_environment "$work/env" "$work/unpacked"
   assert_equal "$environment_used" tar.gz
 }
 
@@ -140,7 +142,7 @@ bring() {
   export -f program
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
-    trap "stop_background; exit 143" TERM; begin_environment "$2/archives"; bring_environment "$2/env"' _ "$project" "$work" 3>&- &
+    trap "stop_background; exit 143" TERM; begin_environment "$2/archives"; bring_environment "$2/env" "$2/unpacked"' _ "$project" "$work" 3>&- &
   parent=$!
   for ((attempt = 0; attempt < 400; attempt++)); do
     if [[ -e $work/begun ]]; then break; fi
