@@ -79,7 +79,7 @@ export PYTHONPATH="$1/python"
 mkdir -p "$home/venv" "$data/training-data"
 begin_environment "$data/environment"
 begin_prefetch "$data/training-data"
-{ while kill -0 "$prefetch_pid" 2>/dev/null; do sleep 0.05; done; reached 'bytes moved'; } &
+{ while kill -0 "${behind[prefetch]:-}" 2>/dev/null; do sleep 0.05; done; reached 'bytes moved'; } &
 bring_environment "$home/venv" "$data/venv"
 reached 'environment usable'
 printf 'used %s\\t0\\n' "$environment_used"

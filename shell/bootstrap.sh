@@ -6,8 +6,8 @@
 #   --dry-run   print the phases and what each would do; change nothing
 #
 # Phases, in order: initialization, system_setup, venv_download, gpu_preflight, data_sync, training, results_sync,
-# cleanup. Each writes the state file before it starts. Whatever happens, cleanup finishes run.json, uploads the log,
-# frees the environment and powers the machine off.
+# cleanup. Each writes the state file before it starts; what it waits for has mostly begun behind those before it
+# (lib/behind.sh). Whatever happens, cleanup finishes run.json, uploads the log, frees the environment and powers the machine off.
 #
 # Environment, from user data: CHRONOS_RUN_ID, CHRONOS_ENV, CHRONOS_BUCKET, CHRONOS_ACCELERATOR (cuda|cpu),
 #   CHRONOS_ENVIRONMENT_ARCHIVE and _PIECES_SHA256, CHRONOS_CONFIG_SHA256, CHRONOS_DATASET_SHA256, CHRONOS_DEADLINE_MINUTES,
@@ -82,11 +82,11 @@ parse_arguments() {
 
 print_phases() {
   cat <<'PHASES'
-initialization  confirm by IMDSv2 that this is the run's instance; environment and data begin to come; start the log upload and the watch for a kill
+initialization  confirm by IMDSv2 that this is the run's instance; environment, config and data begin to come; start the log upload and the watch for a kill
 system_setup    look at folders and disk
-venv_download   wait for the training environment, mount or unpack it
-gpu_preflight   driver, CUDA, GPUs, environment, disk
-data_sync       fetch and check the training data
+venv_download   wait for the training environment, mount or unpack it; preflight and the data's check begin
+gpu_preflight   wait for preflight: driver, CUDA, GPUs, environment, disk
+data_sync       wait for the checked config and training data, start model and checkpoint
 training        run the training wrapper
 results_sync    upload model, metrics, forecasts
 cleanup         finish run.json, upload the log, delete the state file, terminate, power off
@@ -253,7 +253,7 @@ main() {
   log_info "run $CHRONOS_RUN_ID of $CHRONOS_ENV on $INSTANCE_ID"
   require_instance_tools
   if _find_s5cmd; then stage_by "${s5cmd_call[@]}"; fi
-  begin_fetches
+  begin_fetches || setup_status=$? # system_setup fails with it
   require_conditional_writes
   start_companions
   be_patient

@@ -41,7 +41,6 @@ stop_work() {
   stop_child "$seconds"
   stop_sampler
   stop_background
-  end_children "$start_model_pid" "$checkpoint_pid"
   stop_checkpoint_sync
 }
 

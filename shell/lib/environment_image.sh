@@ -13,9 +13,10 @@ readonly _CHRONOS_ENVIRONMENT_IMAGE=1
 _environment_image_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=bulk_copy.sh
 source "$_environment_image_lib_dir/bulk_copy.sh"
+# shellcheck source=behind.sh
+source "$_environment_image_lib_dir/behind.sh"
 
 environment_used=''
-environment_pid=''
 environment_archive=''
 
 # Begins to fetch the run's environment and to check it. <folder for the archive>
@@ -23,11 +24,7 @@ begin_environment() {
   mkdir -p "$1" || return $?
   environment_archive="$1/$CHRONOS_ENVIRONMENT_ARCHIVE"
   : >"$environment_archive.coming" || return $?
-  {
-    trap 'stop_child 5; exit "$EXIT_TERMINATED"' TERM
-    _fetch_environment
-  } &
-  environment_pid=$!
+  begin environment _fetch_environment
 }
 
 _environment_key() { printf 'cached-datasets/python-env/%s\n' "$CHRONOS_ENVIRONMENT_ARCHIVE"; }
@@ -43,8 +40,7 @@ environment_is_coming() { [[ -n $environment_archive && -e $environment_archive.
 bring_environment() {
   local key status=0
   key=$(_environment_key)
-  wait "$environment_pid" || status=$?
-  environment_pid=''
+  finish environment || status=$?
   if ((status > 128)); then # the kernel killed it, short of memory: once more
     status=0
     _fetch_environment || status=$?

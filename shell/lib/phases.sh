@@ -7,8 +7,8 @@ readonly _CHRONOS_PHASES=1
 _phases_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=run_record.sh
 source "$_phases_lib_dir/run_record.sh"
-# shellcheck source=children.sh
-source "$_phases_lib_dir/children.sh"
+# shellcheck source=behind.sh
+source "$_phases_lib_dir/behind.sh"
 # shellcheck source=environment_image.sh
 source "$_phases_lib_dir/environment_image.sh"
 # shellcheck source=scratch_disk.sh
@@ -20,10 +20,9 @@ source "$_phases_lib_dir/nodes.sh"
 
 phase_times='[]'
 problem=''
-setup_status=0
+setup_status=0 # of begin_fetches
 child_pid=''
 checkpoint_sync_pid=''
-start_model_pid='' checkpoint_pid=''
 
 # Where things lie on the instance.
 home="${CHRONOS_ROOT:-}/opt/chronos"
@@ -71,20 +70,18 @@ record_phase() {
           seconds: (($stop - $start) * 1000 | round / 1000), outcome: $outcome}]' <<<"$phase_times")
 }
 
-# Makes the folders, and begins to fetch the environment and the data: their bytes come behind the checks and the first moves of
-# the state. A failure is that of the phase which it belongs to.
-begin_fetches() { _begin_fetches || setup_status=$?; }
-
-_begin_fetches() {
+# Makes the folders, and begins to fetch what a run needs: the bytes come behind the first checks and moves of the state.
+begin_fetches() {
   mkdir -p "$home/venv" "$data" || return $?
   use_scratch_disk "$data"
   mkdir -p "$data/training-data" "$data/output/logs" || return $?
+  begin config fetch_config
   begin_environment "$data/environment" || return $?
   begin_prefetch "$data/training-data"
 }
 
 phase_system_setup() {
-  ((setup_status == 0)) || return "$setup_status"
+  ((setup_status == 0)) || fail "the folders for the run could not be made; see the log" || return "$setup_status"
   log_info "kernel $(uname -r), $(nproc) cores, $(df -Pk "$data" | awk 'NR == 2 {printf "%.0f", $4 / 1048576}') GiB free"
 }
 
@@ -106,73 +103,91 @@ _require_answer() { "$@" >/dev/null 2>&1 || fail "the AMI lacks a $1 that knows:
 phase_venv_download() {
   bring_environment "$home/venv" "$data/venv" || return $?
   "$venv_python" -c 'import sys; print("Python", sys.version.split()[0], "in", sys.prefix, file=sys.stderr)' \
-    || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))"
+    || fail "the training environment's Python does not run on this AMI (glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || true))" \
+    || return $?
+  begin_python_parts
+}
+
+# Begins all that waits for the training environment alone, behind the next moves of the state.
+begin_python_parts() {
+  begin preflight check_machine
+  begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
+    --prefix "$DATA_PREFIX" --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
+  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
+    begin start_model run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model"
+  fi
+  if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then begin checkpoint fetch_checkpoint; fi
+}
+
+check_machine() {
+  run_waiting "$venv_python" "$home/scripts/preflight_check.py" --accelerator "$CHRONOS_ACCELERATOR" \
+    --min-free-disk-gb "$CHRONOS_MIN_FREE_DISK_GB" --path "$data" --json >"$data/preflight.json"
 }
 
 phase_gpu_preflight() {
   local report="$data/preflight.json" status=0
-  begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
-    --prefix "$DATA_PREFIX" --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
-  begin_start
-  run_waiting "$venv_python" "$home/scripts/preflight_check.py" --accelerator "$CHRONOS_ACCELERATOR" \
-    --min-free-disk-gb "$CHRONOS_MIN_FREE_DISK_GB" --path "$data" --json >"$report" || status=$?
+  finish preflight || status=$?
   jq -r '.checks[] | "preflight: \(if .ok then "ok  " else "FAIL" end) \(.name): \(.detail)\(if .ok then "" else " -> \(.remedy)" end)"' \
     "$report" >&2 || log_warn "preflight left no report"
   note_environment_used "$report"
-  put_run_file "$report" preflight.json application/json || log_warn "preflight.json could not be uploaded"
+  begin preflight_report put_run_file "$report" preflight.json application/json
   if ((status != 0)); then
+    finish_preflight_report
     fail "preflight: $(jq -er '[.checks[] | select(.ok | not) | "\(.name): \(.detail)"] | join("; ")' "$report" 2>/dev/null || echo "exit $status")"
   fi
 }
 
+finish_preflight_report() { finish preflight_report || log_warn "preflight.json could not be uploaded"; }
+
+_config_uri() { printf 's3://%s/%s/%s/config.yaml\n' "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID"; }
+
 # The run's config names the command that is run, so it is the launch's to the byte.
+# Returns 0; EXIT_NOT_UPLOADED when it is not the launch's; else it could not be fetched.
 fetch_config() {
-  local uri="s3://$CHRONOS_BUCKET/$CHRONOS_ENV/$CHRONOS_RUN_ID/config.yaml" digest
-  fetch_object "$uri" "$data/config.yaml" \
-    || fail "the run's config.yaml could not be downloaded" || return $?
+  local digest
+  fetch_object "$(_config_uri)" "$data/config.yaml" || return 1
   note_download "$data/config.yaml"
-  digest=$(sha256_of_input <"$data/config.yaml") || return $?
+  digest=$(sha256_of_input <"$data/config.yaml") || return 1
   if [[ $digest != "$CHRONOS_CONFIG_SHA256" ]]; then
     rm -f "$data/config.yaml"
-    fail "$uri is not what this run was launched with (its sha256 is another) and was not used:" \
-      "somebody has written over it; see who may write to the bucket, then launch again"
+    return "$EXIT_NOT_UPLOADED"
   fi
 }
 
-phase_data_sync() {
-  fetch_config || return $?
-  finish_data_sync || fail "the training data could not be fetched; see the log" || return $?
-  finish_start
+finish_config() {
+  local status=0
+  finish config || status=$?
+  case $status in
+    0) ;;
+    "$EXIT_NOT_UPLOADED")
+      fail "$(_config_uri) is not what this run was launched with (its sha256 is another) and was not used:" \
+        "somebody has written over it; see who may write to the bucket, then launch again"
+      ;;
+    *) fail "the run's config.yaml could not be downloaded" ;;
+  esac
 }
 
-# Begins to fetch what the training starts from, behind whatever follows: its model, and the checkpoint of `--resume`.
-begin_start() {
+# Waits for all that a training begins with.
+phase_data_sync() {
+  finish_config || return $?
+  finish_data_sync || fail "the training data could not be fetched; see the log" || return $?
   if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
-    "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model" &
-    start_model_pid=$!
+    finish start_model || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
   fi
   if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then
-    "$venv_python" -m chronos_ec2.instance.checkpoint_restore --bucket "$CHRONOS_BUCKET" \
-      --prefix "$CHRONOS_ENV/$CHRONOS_RESUME_FROM/" --into "$data/output/checkpoints" >"$data/resumed-step" &
-    checkpoint_pid=$!
+    finish checkpoint \
+      || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
+    log_info "going on from step $(<"$data/resumed-step") of run $CHRONOS_RESUME_FROM"
   fi
+  finish_preflight_report
 }
 
-finish_start() {
-  local status=0 step
-  if [[ -n $start_model_pid ]]; then
-    wait "$start_model_pid" || status=$?
-    start_model_pid=''
-    ((status == 0)) || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
-  fi
-  if [[ -z $checkpoint_pid ]]; then return 0; fi
-  wait "$checkpoint_pid" || status=$?
-  checkpoint_pid=''
-  ((status == 0)) || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
-  step=$(<"$data/resumed-step")
-  log_info "going on from step $step of run $CHRONOS_RESUME_FROM"
+# Fetches the checkpoint that this run goes on from, and has the record name its step.
+fetch_checkpoint() {
+  run_waiting "$venv_python" -m chronos_ec2.instance.checkpoint_restore --bucket "$CHRONOS_BUCKET" \
+    --prefix "$CHRONOS_ENV/$CHRONOS_RESUME_FROM/" --into "$data/output/checkpoints" >"$data/resumed-step" || return $?
   if ! leads; then return 0; fi
-  update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"resumed_from_step\": $step}" \
+  update_run_record "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" "{\"resumed_from_step\": $(<"$data/resumed-step")}" \
     || log_warn "run.json does not name the step yet"
 }
 

@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# What goes on behind the phases on the instance: the data's bytes come behind the environment, the checked sync behind
-# preflight. The phases and their statuses keep their order; each waits for its own part, and fails with its words.
+# The training data on the instance: their bytes come behind the environment's, the checked sync beside preflight.
 # Reads the CHRONOS_* variables of the user data, and the places of phases.sh.
 [[ -n ${_CHRONOS_PREFETCH:-} ]] && return 0
 readonly _CHRONOS_PREFETCH=1
@@ -8,17 +7,15 @@ readonly _CHRONOS_PREFETCH=1
 _prefetch_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=bulk_copy.sh
 source "$_prefetch_lib_dir/bulk_copy.sh"
-# shellcheck source=children.sh
-source "$_prefetch_lib_dir/children.sh"
+# shellcheck source=behind.sh
+source "$_prefetch_lib_dir/behind.sh"
 # shellcheck source=environment_image.sh
 source "$_prefetch_lib_dir/environment_image.sh"
 
 # Files that come at once.
 readonly PREFETCH_WORKERS=32
 readonly DATA_PREFIX=cached-datasets/training-data/
-prefetch_pid=''
 prefetch_file='' # there while the prefetch goes on
-data_sync_pid=''
 
 # Begins to fetch the files that the data's manifest names, without checking them: the sync does that, and fetches again
 # what is not right. It needs no Python, so it begins when the environment's bytes have come: everything else waits for
@@ -28,8 +25,7 @@ begin_prefetch() {
   _find_s5cmd || return 0
   prefetch_file="$1.coming"
   : >"$prefetch_file" || return 0
-  _prefetch "$1" "${s5cmd_call[@]}" --numworkers "$PREFETCH_WORKERS" &
-  prefetch_pid=$!
+  begin prefetch _prefetch "$1" "${s5cmd_call[@]}" --numworkers "$PREFETCH_WORKERS"
 }
 
 # <folder> <s5cmd and its options…>
@@ -82,36 +78,19 @@ _write_copies() {
 }
 
 # Begins the checked sync, behind whatever follows. <command…>
-begin_data_sync() {
-  _after_prefetch "$@" &
-  data_sync_pid=$!
-}
+begin_data_sync() { begin data_sync _after_prefetch "$@"; }
 
 # Two writers of one file would break it: the sync begins when the prefetch has ended. <command…>
 _after_prefetch() {
-  trap 'signal_child TERM "${!:-}" || true; exit "$EXIT_TERMINATED"' TERM
-  while [[ -n $prefetch_file && -e $prefetch_file ]]; do
-    sleep 0.1 &
-    wait "$!"
-  done
-  "$@" &
-  wait "$!"
+  while [[ -n $prefetch_file && -e $prefetch_file ]]; do run_waiting sleep 0.1; done
+  run_waiting "$@"
 }
 
 # Waits for the checked sync; its status.
 finish_data_sync() {
-  local status=0
-  if [[ -n $prefetch_pid ]]; then
-    wait "$prefetch_pid" || true
+  if [[ -n ${behind[prefetch]:-} ]]; then
+    finish prefetch || true
     rm -f "$prefetch_file" # one that was killed has left it
   fi
-  wait "$data_sync_pid" || status=$?
-  data_sync_pid='' prefetch_pid=''
-  return "$status"
-}
-
-# Ends what goes on behind the phases, when they end early.
-stop_background() {
-  end_children "$environment_pid" "$data_sync_pid" "$prefetch_pid"
-  environment_pid='' data_sync_pid='' prefetch_pid=''
+  finish data_sync
 }

@@ -312,6 +312,14 @@ cleanup cleanup i-0abc"
   done
 }
 
+@test "system_setup: a disk that takes no folders" {
+  plan_cli
+  plan_terminate
+  : >"$CHRONOS_ROOT/data"
+  boot
+  assert_failed_run system_setup 1 'the folders for the run could not be made'
+}
+
 @test "venv_download: an environment that is not in the bucket" {
   plan_cli
   plan_terminate
@@ -540,10 +548,10 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
   run ! grep -q '^training' "$FAKE_PYTHON/calls"
 }
 
-@test "a start model that cannot be fetched fails the run before training, at the step that it belongs to" {
+@test "a start model that cannot be fetched fails the run before training, at the step that waits for it" {
   plan_cli
   plan_terminate
-  export CHRONOS_START_MODEL=s3://a-bucket/cached-datasets/models/0123
+  start_from s3://a-bucket/cached-datasets/models/0123
   program_does model_fetch 'exit 18'
   boot
   assert_failed_run data_sync 1 'the start model s3://a-bucket/cached-datasets/models/0123 could not be fetched or is none'
@@ -552,59 +560,64 @@ go_on_from() { export CHRONOS_RESUME_FROM=$1; }
 
 # -- what goes on behind the phases ------------------------------------------------------------------------------------------------
 
-# Waits for files until it is hopeless, and notes which never came. <file…>
-# shellcheck disable=SC2016  # the fake expands it
-readonly WAIT_FOR_ALL='for file in "${wanted[@]}"; do
-  for ((look = 0; look < 300; look++)); do if [[ -e $file ]]; then continue 2; fi; sleep 0.1; done
-  echo "${file##*/}" >>"$FAKE_AWS_DIR/waited in vain"
-done'
+start_from() { export CHRONOS_START_MODEL=$1; }
 
-@test "the environment begins to come before anything is checked or written in S3" {
+# A snippet: notes that a part has begun, and goes on when something is there. It gives up when that never comes, and notes it.
+# <part> <command that tells>
+begins_and_waits() {
   # shellcheck disable=SC2016  # the fake expands it
-  aws_plan 's3 cp --quiet s3://a-bucket/cached-datasets/python-env/venv.tar.gz *' --before 'touch "$FAKE_AWS_DIR/coming"' --pass
-  # shellcheck disable=SC2016  # the fake expands it
+  printf 'touch "$FAKE_AWS_DIR/%s has begun"; for ((look = 0; look < 600; look++)); do if %s; then break; fi; sleep 0.1; done
+    if ((look == 600)); then echo "%s has waited in vain" >>"$FAKE_AWS_DIR/vain"; fi\n' "$1" "$2" "$1"
+}
+
+# A snippet: a part goes on when the run has come to a step. <part> <step>
+held_until() { begins_and_waits "$1" "grep -q '\"current_step\":\"$2\"' \"\$FAKE_AWS_DIR/published\" 2>/dev/null"; }
+
+# A snippet: a call goes on when parts have begun. <call> <part…>
+held_for() {
+  local call=$1 part tells=true
+  shift
+  for part in "$@"; do tells+=" && [[ -e \$FAKE_AWS_DIR/$part\ has\ begun ]]"; done
+  begins_and_waits "$call" "$tells"
+}
+
+@test "all parts begin as early as they can, and none is waited for before its own step" {
+  local of_data=(data_sync model_fetch checkpoint_restore) part
+  go_on_from 2025-01-14-000000
+  start_from s3://a-bucket/cached-datasets/models/0123
+  plan_terminate
+  aws_plan 's3 cp * s3://a-bucket/cached-datasets/python-env/*' --pass --before "$(held_until environment venv_download)"
+  aws_plan "s3 cp * s3://a-bucket/dev/$RUN/config.yaml *" --pass --before "$(held_until config data_sync)"
+  program_does preflight "$(held_until preflight gpu_preflight); printf '{\"ok\": true, \"checks\": []}'"
+  for part in "${of_data[@]}"; do program_does "$part" "$(held_until "$part" data_sync)"; done
+  program_does checkpoint_restore "$(held_until checkpoint_restore data_sync); echo 40"
+  aws_plan "s3api put-object *dev/$RUN/preflight.json *" --pass --before "$(held_until report data_sync)"
+  # What comes from S3 alone begins before the first look at anything; what needs Python, before the next move of the state.
   aws_plan 's3api copy-object --generate-cli-skeleton input' --out '{"IfMatch":"","IfNoneMatch":""}' \
-    --before 'wanted=("$FAKE_AWS_DIR/coming"); '"$WAIT_FOR_ALL"
-  plan_terminate
+    --before "$(held_for look environment config)"
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 's3api put-object *system-state.json.tmp-*' --times any --pass \
+    --before 'if (while [[ $1 != --body ]]; do shift; done; grep -q "\"current_step\":\"gpu_preflight\"" "$2"); then '"$(held_for move preflight "${of_data[@]}")"'; fi'
   boot
+  assert_equal "$(cat "$FAKE_AWS_DIR/vain" 2>/dev/null)" ''
   assert_equal "$boot_status" 0
-  assert [ ! -e "$FAKE_AWS_DIR/waited in vain" ]
+  assert_no_process_left
+  assert [ -e "$FAKE_AWS_DIR/move has begun" ]
+  assert_json "$(run_record_now)" '"\(.outcome) \(.resumed_from_step)"' 'succeeded 40'
 }
 
-@test "data, start model and checkpoint come beside preflight" {
+@test "what goes on behind the phases ends with the run" {
+  local part
   plan_cli
   plan_terminate
   go_on_from 2025-01-14-000000
-  export CHRONOS_START_MODEL=s3://a-bucket/cached-datasets/models/0123
+  start_from s3://a-bucket/cached-datasets/models/0123
   # shellcheck disable=SC2016  # the fake expands it
-  program_does data_sync 'touch "$FAKE_PYTHON/data came"'
+  for part in data_sync model_fetch checkpoint_restore; do program_does "$part" 'echo >>"$FAKE_PYTHON/behind"; exec sleep 600'; done
   # shellcheck disable=SC2016  # the fake expands it
-  program_does model_fetch 'touch "$FAKE_PYTHON/model came"'
-  # shellcheck disable=SC2016  # the fake expands it
-  program_does checkpoint_restore 'touch "$FAKE_PYTHON/checkpoint came"; echo 40'
-  # shellcheck disable=SC2016  # the fake expands it
-  program_does preflight 'wanted=("$FAKE_PYTHON/data came" "$FAKE_PYTHON/model came" "$FAKE_PYTHON/checkpoint came")
-'"$WAIT_FOR_ALL"'
-printf "{\"ok\": true, \"checks\": []}"'
+  program_does preflight 'until [[ $(wc -l <"$FAKE_PYTHON/behind") == 3 ]]; do sleep 0.1; done; exit 3'
   boot
-  assert_equal "$boot_status" 0
-  assert [ ! -e "$FAKE_AWS_DIR/waited in vain" ]
-}
-
-@test "what comes beside preflight ends with the run" {
-  plan_cli
-  plan_terminate
-  go_on_from 2025-01-14-000000
-  export CHRONOS_START_MODEL=s3://a-bucket/cached-datasets/models/0123
-  # shellcheck disable=SC2016  # the fake expands it
-  program_does model_fetch 'echo $$ >>"$FAKE_PYTHON/behind"; exec sleep 600'
-  # shellcheck disable=SC2016  # the fake expands it
-  program_does checkpoint_restore 'echo $$ >>"$FAKE_PYTHON/behind"; exec sleep 600'
-  # shellcheck disable=SC2016  # the fake expands it
-  program_does preflight 'until [[ $(wc -l <"$FAKE_PYTHON/behind") == 2 ]]; do sleep 0.1; done; exit 3'
-  boot
-  assert_failed_run gpu_preflight 1 'preflight: exit 3'
-  for pid in $(<"$FAKE_PYTHON/behind"); do run -1 kill -0 "$pid"; done
+  assert_failed_run gpu_preflight 1 '^preflight: exit 3$'
 }
 
 # -- the end of every run ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ bucket=$1 environment=$2 run=$3 id=$4
 move() { transition_state "$bucket" "$environment" "$run" "$@"; }
 for phase in "${@:5}"; do
   move "$phase" "$phase" "{\\"instance_id\\": \\"$id\\"}" || break
-  beat_if_quiet "$bucket" "$environment" "$run"
+  if read_state "$bucket" "$environment"; then beat_if_quiet "$bucket" "$environment" "$run"; fi
 done
 if [[ -n $(reason_to_stop "$bucket" "$environment" "$run") ]]; then outcome=killed; else outcome=succeeded; fi
 move cleanup cleanup || true

@@ -38,7 +38,7 @@ teardown() {
 
 @test "whoever has got the id of a part of the run that has ended is left alone" {
   child_pid=$other sampler_pid=$other checkpoint_sync_pid=$other
-  environment_pid=$other data_sync_pid=$other prefetch_pid=$other
+  behind=([environment]=$other [data_sync]=$other)
   stop_child 0
   stop_sampler
   stop_background

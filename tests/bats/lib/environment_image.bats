@@ -130,7 +130,7 @@ bring() {
 @test "a fetch that the kernel killed is made once more" {
   upload_tar
   begin_environment "$work/archives"
-  kill -KILL "$environment_pid"
+  kill -KILL "${behind[environment]}"
   bring_environment "$work/env" "$work/unpacked"
   assert_equal "$environment_used" tar.gz
 }

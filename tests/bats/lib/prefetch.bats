@@ -40,7 +40,7 @@ listing() {
 
 prefetch() {
   begin_prefetch "$work/data"
-  if [[ -n $prefetch_pid ]]; then wait "$prefetch_pid"; fi
+  if [[ -n ${behind[prefetch]:-} ]]; then finish prefetch; fi
 }
 
 ran() { cat "$work/bin/s5cmd.ran" 2>/dev/null || true; }
@@ -115,11 +115,13 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
     *" run "*) echo data >>"$0.order" ;;
   esac'
   # shellcheck disable=SC2016  # the program's own
-  program dd 'sleep 1; echo digest >>"${0%/*}/s5cmd.order"; cat "${1#if=}"'
+  program dd 'order="${0%/*}/s5cmd.order"
+    for ((look = 0; look < 300; look++)); do if grep -q data "$order"; then break; fi; sleep 0.1; done
+    echo digest >>"$order"; cat "${1#if=}"'
   begin_environment "$work/archives"
   begin_prefetch "$work/data"
-  wait "$prefetch_pid"
-  wait "$environment_pid" || assert_equal $? 2
+  finish prefetch
+  finish environment || assert_equal $? 2
   assert_equal "$(<"$work/bin/s5cmd.order")" $'environment\ndata\ndigest'
 }
 
@@ -133,7 +135,7 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   esac'
   begin_environment "$work/archives"
   begin_prefetch "$work/data"
-  wait "$prefetch_pid"
+  finish prefetch
   assert_equal "$(<"$work/bin/s5cmd.order")" data
 }
 
@@ -155,13 +157,13 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
     sleep 60 >/dev/null 3>&- &
     echo "$!"
   )
-  prefetch_pid=$other
+  behind[prefetch]=$other
   begin_data_sync touch synced 3>&-
   for _ in {1..100}; do
     if [[ -e synced ]]; then break; fi
     sleep 0.05
   done
-  kill "$data_sync_pid" 2>/dev/null || true
+  end_children "${behind[data_sync]}"
   kill "$other"
   assert [ -e synced ]
 }
@@ -172,8 +174,8 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   begin_prefetch "$work/data" 3>&-
   while [[ ! -e $work/bin/s5cmd.begun ]]; do sleep 0.05; done
   begin_data_sync touch synced 3>&-
-  pkill -KILL -P "$prefetch_pid"
-  kill -KILL "$prefetch_pid"
+  pkill -KILL -P "${behind[prefetch]}"
+  kill -KILL "${behind[prefetch]}"
   finish_data_sync
   assert [ -e synced ]
 }

@@ -314,7 +314,12 @@ FAULTS: Final = (
         only(venv_download="succeeded"),
         moment=fetching(_ARCHIVE),
     ),
-    Fault("killed: preflight", killed_in_preflight, only(gpu_preflight="failed")),
+    Fault(
+        "killed: preflight",
+        killed_in_preflight,
+        only(gpu_preflight="failed"),
+        moment=lambda _phase: entering("venv_download"),  # it begins at the end of that
+    ),
     Fault(
         "killed: sync of the data",
         killed(running("chronos_ec2.instance.data_sync")),
@@ -362,8 +367,9 @@ FAULTS: Final = (
     Fault(
         "config altered",
         lambda cell: cell.spoil(f"{ENVIRONMENT}/{cell.run_id}/config.yaml"),
-        # It comes in data_sync, which is held as it begins.
-        always("succeeded", **dict.fromkeys(PHASES[:5], "failed")),
+        # It begins to come with the environment, and is waited for in data_sync.
+        always("succeeded", initialization="failed", **dict.fromkeys(PHASES[1:5], ("failed", "succeeded"))),
+        moment=booting,
     ),
     Fault("TerminateInstances refused", no_terminate, always("succeeded")),
     Fault(

@@ -89,25 +89,29 @@ class Instance(Helpers):
 
     def watch_for_kill(self, number: int, run: int) -> Steps:
         """One look; it goes on looking until there is a reason."""
-        reason = yield from self.reason_to_stop(run)
+        seen = yield from self.read_state()
+        reason = self._reason_in_state(seen, run)
         if reason:
             yield Call("signal", (number, reason))
             return ExitCode.OK
-        yield from self.beat_if_quiet(number, run)
+        yield from self.beat_if_quiet(number, run, seen)
         return Goto("watch_for_kill", (number, run))
 
     def reason_to_stop(self, run: int) -> Steps:
-        """`killed`, `lost`, or nothing; a state that cannot be read is no reason."""
-        seen = yield from self.read_state()
+        """`killed`, `lost`, or nothing."""
+        return self._reason_in_state((yield from self.read_state()), run)
+
+    @staticmethod
+    def _reason_in_state(seen: object, run: int) -> str:
+        """A state that cannot be read is no reason."""
         if seen is FAIL:
             return ""
         if not isinstance(seen, State) or seen.run != run:
             return "lost"
         return "killed" if seen.killed and seen.status in ("killed", "failed") else ""
 
-    def beat_if_quiet(self, number: int, run: int) -> Steps:
-        """A heartbeat when the state is a minute old and nobody trains."""
-        seen = yield from self.read_state()
+    def beat_if_quiet(self, number: int, run: int, seen: object) -> Steps:
+        """A heartbeat when the state that was just read is a minute old and nobody trains."""
         if not isinstance(seen, State) or seen.run != run or seen.status == "training":
             return OK
         now = yield Call("now")

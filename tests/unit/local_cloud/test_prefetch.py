@@ -19,7 +19,7 @@ _PREFETCH = """
 set -Eeuo pipefail
 source "$1/shell/lib/phases.sh"
 begin_prefetch "$2"
-wait "$prefetch_pid"
+finish prefetch
 """
 
 
