@@ -180,7 +180,7 @@ def _unpack(given: Path, folder: Path) -> Path:
         return given
     try:
         with tarfile.open(given) as archive:
-            # Before 3.11.4 Python knows no filter; the tarball is what a user named, or uv's.
+            # Before 3.11.4 Python knows no filter; the tarball is one that the user has named.
             kind: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             archive.extractall(folder, **kind)
     except (OSError, tarfile.TarError) as error:
