@@ -25,7 +25,7 @@ from elftools.elf.elffile import ELFFile
 from chronos_ec2.errors import ChronosError, ToolMissing
 from chronos_ec2.workstation.environment_archive import sha256_of
 from chronos_ec2.workstation.environment_elf import Elf, belongs_to_machine, elf_files, highest_glibc
-from chronos_ec2.workstation.environment_interpreter import left_out, refuse_user_site
+from chronos_ec2.workstation.environment_interpreter import left_out, packages_folder, refuse_user_site
 from chronos_ec2.workstation.environment_packages import LockedRequirements, trim_packages
 
 PLATFORM: Final = "x86_64-manylinux_2_28"
@@ -119,7 +119,7 @@ def stage_for_instances(
         source = _unpack(interpreter, Path(folder)) if interpreter else _fetch(Path(folder), run)
         say(f"copying Python from {interpreter or source}")
         version = _copy_interpreter(source, root)
-    packages = root / "lib" / f"python{MINOR}" / "site-packages"
+    packages = packages_folder(root / "lib" / f"python{MINOR}")
     say(f"installing {len(locked.pins)} packages of {locked.path} for {PLATFORM}")
     done = run(uv_install(locked.path, packages))
     if done.returncode != 0:
@@ -208,8 +208,9 @@ def _root_of(folder: Path, name: str) -> Path:
 
 def _copy_interpreter(source: Path, root: Path) -> str:
     """Copy what training needs of a Python; returns its version."""
-    if not (source / "bin" / f"python{MINOR}").exists():
-        raise ChronosError(f"{source} has no bin/python{MINOR}; the instances' code needs CPython {MINOR}")
+    for part in (f"bin/python{MINOR}", f"lib/python{MINOR}/site.py"):
+        if not (source / part).exists():
+            raise ChronosError(f"{source} has no {part}; the instances' code needs CPython {MINOR}")
     shutil.copytree(source, root, symlinks=True, ignore=left_out, dirs_exist_ok=True)
     header = root / "include" / f"python{MINOR}" / "patchlevel.h"
     match = _VERSION.search(header.read_text()) if header.exists() else None

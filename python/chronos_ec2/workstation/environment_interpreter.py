@@ -91,11 +91,13 @@ class StagedInterpreter:
     Attributes:
         root: The folder.
         executable: The copied program.
+        stdlib: Its standard library.
         libraries: Where the shared libraries lie.
     """
 
     root: Path
     executable: Path
+    stdlib: Path
     libraries: Path
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -109,11 +111,17 @@ class StagedInterpreter:
         )
 
     def packages_folder(self) -> Path:
-        """Return where the copy looks for packages: distributors of Python differ in that."""
-        result = self.run("-c", "import site; print(site.getsitepackages()[0])")
-        if result.returncode != 0:
-            raise ChronosError(f"the copied Python does not start: {result.stderr.strip()}")
-        return Path(result.stdout.strip())
+        """Return where the copy looks for packages."""
+        return packages_folder(self.stdlib)
+
+
+def packages_folder(stdlib: Path) -> Path:
+    """Return where a Python looks for packages, without running it: beside its standard library.
+
+    Debian's looks in dist-packages and never in site-packages, as its site.py says.
+    """
+    is_debian = '"dist-packages"' in (stdlib / "site.py").read_text(encoding="utf-8")
+    return stdlib / ("dist-packages" if is_debian else "site-packages")
 
 
 def copy_interpreter(source: Interpreter, root: Path, say: Callable[[str], None]) -> StagedInterpreter:
@@ -127,12 +135,12 @@ def copy_interpreter(source: Interpreter, root: Path, say: Callable[[str], None]
     staged = StagedInterpreter(
         root=root,
         executable=root / "bin" / f"python{source.version.rpartition('.')[0]}",
+        stdlib=root / source.stdlib.relative_to(source.prefix),
         libraries=root / "lib",
     )
     staged.libraries.mkdir(parents=True)
     _copy_program(source, staged)
-    stdlib = root / source.stdlib.relative_to(source.prefix)
-    shutil.copytree(source.stdlib, stdlib, ignore=left_out, dirs_exist_ok=True)
+    shutil.copytree(source.stdlib, staged.stdlib, ignore=left_out, dirs_exist_ok=True)
     extensions = root / source.extensions.relative_to(source.prefix)
     shutil.copytree(source.extensions, extensions, ignore=left_out, dirs_exist_ok=True)
     refuse_user_site(root)

@@ -250,7 +250,8 @@ def test_a_package_that_cannot_be_had_is_named(
 def test_a_package_that_cannot_be_imported_fails_the_build(tiny_environment, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(tiny_environment.unpacked, root, symlinks=True)
-    staged = StagedInterpreter(root, root / "bin" / "python3", root / "lib")
+    (stdlib,) = root.glob("lib/python3.*")
+    staged = StagedInterpreter(root, root / "bin" / "python3", stdlib, root / "lib")
     packages = staged.packages_folder()
     (packages / "broken.py").write_text(
         "raise ImportError('libmissing.so.1: cannot open shared object file')"

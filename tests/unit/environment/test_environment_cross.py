@@ -58,7 +58,7 @@ def python(tmp_path: Path) -> Path:
         (root / folder).mkdir(parents=True)
     shutil.copy(LIBRARY, root / "bin" / f"python{MINOR}")
     (root / "bin" / "python3").symlink_to(f"python{MINOR}")
-    (root / f"lib/python{MINOR}/os.py").write_text("name = 'posix'\n")
+    (root / f"lib/python{MINOR}/site.py").write_text('folder = "site-packages"\n')
     (root / f"include/python{MINOR}/patchlevel.h").write_text('#define PY_VERSION              "3.11.11"\n')
     return root
 
@@ -131,6 +131,23 @@ def test_a_library_that_is_looked_for_on_the_build_machine_is_refused(tmp_path: 
     patch_elf(program, search_path="/opt/builder/lib", also_needs=["libx.so"])
     with pytest.raises(ChronosError, match=r"/opt/builder/lib, which an instance lacks"):
         inspect(python, python / "lib" / f"python{MINOR}" / "site-packages", "3.11.11")
+
+
+def test_debians_python_gets_its_packages_where_it_looks(
+    tmp_path: Path, locked: LockedRequirements, python: Path
+) -> None:
+    (python / f"lib/python{MINOR}/site.py").write_text('names = "site-packages", "dist-packages"\n')
+    facts = stage_for_instances(locked, tmp_path / "root", python, print, run=Uv(library=LIBRARY))
+    assert facts.packages == tmp_path / "root" / "lib" / f"python{MINOR}" / "dist-packages"
+
+
+@pytest.mark.parametrize("missing", [f"bin/python{MINOR}", f"lib/python{MINOR}/site.py"])
+def test_a_folder_that_holds_no_whole_python_is_refused(
+    tmp_path: Path, locked: LockedRequirements, python: Path, missing: str
+) -> None:
+    (python / missing).unlink()
+    with pytest.raises(ChronosError, match=rf"has no {missing}; the instances' code needs CPython"):
+        stage_for_instances(locked, tmp_path / "root", python, print, run=Uv())
 
 
 @pytest.mark.parametrize("form", ["folder", "tarball"])
