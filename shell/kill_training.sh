@@ -24,8 +24,8 @@ shopt -s inherit_errexit
 unset CDPATH # which would lead `cd` elsewhere, and have it print
 
 script_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
-# shellcheck source=lib/workstation.sh
-source "$script_dir/lib/workstation.sh"
+# shellcheck source=lib/quick_aws.sh
+source "$script_dir/lib/quick_aws.sh"
 # shellcheck source=lib/companions.sh
 source "$script_dir/lib/companions.sh"
 # shellcheck source=lib/outside_switch.sh
@@ -35,7 +35,7 @@ source "$script_dir/lib/notices.sh"
 
 environment='' assume_yes=false now=false dry_run=false as_json=false
 bucket='' topic='' run_id='' unlisted_ids=() nodes='{}' instance_ids='[]' run_ids='[]' grace=0
-state_is='missing' corrupt_etag='' unseen_status=0
+state_is='missing' corrupt_etag='' unseen_status=0 work=''
 
 parse_arguments() {
   while (($# > 0)); do
@@ -263,6 +263,11 @@ main() {
   local settings exports
   parse_arguments "$@"
   require_workstation
+  work=$(mktemp -d)
+  trap 'rm -rf "${work:?}"' EXIT
+  # What a signal leaves half done goes with it.
+  export TMPDIR=$work
+  start_quick_aws "$work"
   settings=$(load_settings "$environment")
   environment=$(jq -r .environment <<<"$settings")
   grace=$(jq -r .kill_grace_seconds <<<"$settings")
