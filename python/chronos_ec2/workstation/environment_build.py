@@ -225,7 +225,7 @@ def _fill_from_here(
     staged = copy_interpreter(interpreter, root, say)
     packages = staged.packages_folder()
     say(f"installing {len(locked.pins)} packages of {locked.path}")
-    install_packages(staged, locked, packages)
+    install_packages(locked, packages)
     if trim:
         trim_packages(packages)
     loose = bring_system_libraries(staged, packages)

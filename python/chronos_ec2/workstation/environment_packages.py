@@ -89,13 +89,12 @@ class LockedRequirements:
         return cls(path, tuple(pins))
 
 
-def install_packages(staged: StagedInterpreter, requirements: LockedRequirements, packages: Path) -> None:
-    """Install the locked packages into the copy, and what one of them pins that the lock does not name.
+def install_packages(requirements: LockedRequirements, packages: Path) -> None:
+    """Install locked packages for the running Python's version, and what one of them pins beside the lock.
 
     The CUDA packages are such: the torch that pip takes brings its own, and a CPU build has none.
 
     Args:
-        staged: The copied Python, of the same version as the one that runs this.
         requirements: What to install.
         packages: The folder to install into.
 
