@@ -1,14 +1,16 @@
 """WQL and MASE of a tiny Chronos-2, trained from nothing in a minute, beside seasonal naive on real data.
 
     pip install -r requirements/benchmarks.in
-    python benchmarks/forecast_quality.py [--seeds 0,1,2] [--jobs N] [--earlier K] [--set KEY=VALUE]
+    python benchmarks/forecast_quality.py [--seeds 0,1,2] [--jobs N] [--before K] [--set KEY=VALUE]
                                           [--report FILE.md]
 
 Each run is the trainer's own command line on the settings in `SETTINGS`, in one thread. Held out are the last
-`prediction_length` rows of every series. `--earlier K` is for choosing settings without a look at what they
-are reported on: the last K+1 such windows are held out, and the score is the mean over all but the last one.
-Exits 1 when a run does not beat both naive forecasts in both measures, or takes more than two minutes of CPU
-time.
+`WINDOWS` windows of `prediction_length` rows of every series: the model is trained once, on what lies before
+the first of them, and a score is the mean over all, each forecast from what lies before it (rolling origins;
+Tashman, "Out-of-sample tests of forecasting accuracy", International Journal of Forecasting 16, 2000).
+`--before K` is for choosing settings without a look at what they are reported on: the last K windows are not
+there at all, and the score is that of the `WINDOWS` before them. Exits 1 when a run does not beat both naive
+forecasts in both measures, or takes more than two minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ SETTINGS: dict[str, Any] = {
     "log_steps": 100,
 }
 HORIZON = 64
+WINDOWS = 5
 MOST_CPU_SECONDS = 120.0
 NAIVE = {"seasonal_naive": "naive", "seasonal_naive_long": "naive, long"}
 
@@ -98,7 +101,7 @@ def _cut(folder: Path, rows: int) -> None:
         pq.write_table(table.filter(pa.array(keep)), path)
 
 
-def train(name: str, seed: int, earlier: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+def train(name: str, seed: int, before: int, changes: Mapping[str, Any]) -> dict[str, Any]:
     """One run: what model and naive forecasts score, and the CPU seconds of the whole command."""
     from chronos_ec2.instance.trainers.chronos.__main__ import main
 
@@ -107,7 +110,8 @@ def train(name: str, seed: int, earlier: int, changes: Mapping[str, Any]) -> dic
         folder = Path(name_of_folder)
         path, output = folder / "config.yaml", folder / "output"
         path.write_text(yaml.safe_dump({"training_config": config}))
-        data = _data_without(name, earlier, config, folder)
+        # The trainer itself holds out the first of the windows.
+        data = _data_without(name, before + WINDOWS - 1, config, folder)
         said, began = io.StringIO(), time.process_time()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()) as errors:
             status = main(["--config", str(path), "--data", str(data), "--output", str(output)])
@@ -117,7 +121,7 @@ def train(name: str, seed: int, earlier: int, changes: Mapping[str, Any]) -> dic
         events = [json.loads(line) for line in said.getvalue().splitlines()]
         final = next(event for event in events if event["event"] == "final")
         windows = [{"model": final["metrics"], **{one: final["baselines"][one] for one in NAIVE}}]
-        for left_out in range(earlier - 1, 0, -1):
+        for left_out in range(before + WINDOWS - 2, before - 1, -1):
             later = _data_without(name, left_out, config, folder)
             windows.append(_scores(output / final["model_folder"], later, config))
     scores = {
@@ -126,7 +130,7 @@ def train(name: str, seed: int, earlier: int, changes: Mapping[str, Any]) -> dic
     }
     told = ", ".join(f"{score['WQL']:.4f}/{score['MASE']:.3f}" for score in scores.values())
     print(f"{name}, seed {seed}: WQL/MASE {told}; {seconds:.0f} s", file=sys.stderr, flush=True)
-    return {**scores, "cpu_seconds": seconds}
+    return {**scores, "won": sum(map(_better, windows)), "cpu_seconds": seconds}
 
 
 def _data_without(name: str, windows: int, config: Mapping[str, Any], folder: Path) -> Path:
@@ -168,10 +172,14 @@ def _scores(model_folder: Path, data: Path, given: Mapping[str, Any]) -> dict[st
     return {"model": held_out.score(held_out.forecast(lean, which), which), **naive}
 
 
+def _better(scores: Mapping[str, Any]) -> bool:
+    """Whether the model's scores are better than both naive forecasts' in both measures."""
+    return all(scores["model"][key] < scores[one][key] for one in NAIVE for key in ("WQL", "MASE"))
+
+
 def beats(run: Mapping[str, Any]) -> bool:
     """Whether a run is better than both naive forecasts in both measures, and in time."""
-    better = all(run["model"][key] < run[one][key] for one in NAIVE for key in ("WQL", "MASE"))
-    return better and float(run["cpu_seconds"]) < MOST_CPU_SECONDS
+    return _better(run) and float(run["cpu_seconds"]) < MOST_CPU_SECONDS
 
 
 def row(name: str, runs: list[dict[str, Any]]) -> str:
@@ -181,6 +189,7 @@ def row(name: str, runs: list[dict[str, Any]]) -> str:
         cells.append(" · ".join(f"{run['model'][key]:.{digits}f}" for run in runs))
         for one in NAIVE:
             cells.append(f"{runs[0][one][key]:.{digits}f}")
+    cells.append(" · ".join(str(run["won"]) for run in runs))
     cells.append(f"{statistics.median(run['cpu_seconds'] for run in runs):.0f} s")
     return f"| {' | '.join(cells)} |"
 
@@ -193,7 +202,7 @@ def main() -> int:
     parser.add_argument("--data", default=",".join(DATA), help="names, with commas between")
     parser.add_argument("--seeds", default="0,1,2", help="with commas between")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--earlier", type=int, default=0, help="windows to leave out at the end")
+    parser.add_argument("--before", type=int, default=0, help="windows at the end that are not there")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting to try")
     parser.add_argument("--report", type=Path)
     given = parser.parse_args()
@@ -201,7 +210,7 @@ def main() -> int:
     changes = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in given.set)}
     with ProcessPoolExecutor(given.jobs) as pool:
         futures = {
-            (name, seed): pool.submit(train, name, seed, given.earlier, changes)
+            (name, seed): pool.submit(train, name, seed, given.before, changes)
             for seed in seeds
             for name in names
         }
@@ -211,7 +220,8 @@ def main() -> int:
         "data",
         *(f"{key}{of}" for key in ("WQL", "MASE") for of in ("", *(f", {n}" for n in NAIVE.values()))),
     ]
-    table = "\n".join([f"| {' | '.join([*head, 'CPU'])} |", "|---" * (len(head) + 1) + "|", *lines])
+    head += [f"windows won, of {WINDOWS}", "CPU"]
+    table = "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines])
     print(table)
     if given.report:
         command = f"python benchmarks/forecast_quality.py --data '{given.data}' --seeds {given.seeds}"
@@ -219,7 +229,9 @@ def main() -> int:
         text = ", ".join(f"{key} {value}" for key, value in settings.items())
         given.report.write_text(
             f"# Quality of forecasts\n\n    {command}\n\n{text}; the rest as it is by default. "
-            f"One figure for each of the seeds {given.seeds}. CPU: the median of the whole command.\n\n"
+            f"One figure for each of the seeds {given.seeds}: the mean over the last {WINDOWS} windows. A "
+            "window is won where both measures are better than both naive forecasts'. CPU: the median of the "
+            "whole command.\n\n"
             f"{table}\n"
         )
     return 0 if all(beats(run) for run in found.values()) else 1
