@@ -40,7 +40,7 @@ from chronos_ec2.workstation.sample_data import write_weather
 
 SETTINGS: dict[str, Any] = {
     "model_size": "tiny",
-    "learning_rate": 3e-3,
+    "learning_rate": 5e-3,
     "max_steps": 1000,
     "save_steps": 1000,
     "log_steps": 100,
