@@ -83,12 +83,11 @@ begin_prefetch "$data/training-data"
 bring_environment "$home/venv" "$data/venv"
 reached 'environment usable'
 printf 'used %s\\t0\\n' "$environment_used"
-begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \\
-  --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
+begin_data_sync "${data_sync_call[@]}"
 probe=$1/python/chronos_ec2/instance/environment_probe.py
 run_waiting "$venv_python" "$probe" numpy pyarrow boto3 yaml torch >/dev/null
 reached preflight
-finish_data_sync
+finish_data_sync "${data_sync_call[@]}"
 reached 'data ready'
 run_waiting "$venv_python" -c 'import chronos_ec2.instance.trainers.chronos.__main__'
 reached 'first step'

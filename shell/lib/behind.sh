@@ -10,6 +10,8 @@ _behind_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 source "$_behind_lib_dir/children.sh"
 # shellcheck source=exit_codes.sh
 source "$_behind_lib_dir/exit_codes.sh"
+# shellcheck source=log.sh
+source "$_behind_lib_dir/log.sh"
 
 declare -gA behind=() # the process of each part that has begun and was not waited for
 
@@ -30,6 +32,16 @@ finish() {
   wait "${behind[$1]}" || status=$?
   unset "behind[$1]"
   return "$status"
+}
+
+# The same for a part that fetches something. One that could not, or that the kernel has ended, does it once more, here: S3 may have
+# been away since it began, and has just taken the move of the state to the phase that waits. <name> <command…>
+finish_fetch() {
+  local status=0
+  finish "$1" || status=$?
+  if ((status != EXIT_FAILED && status <= 128)); then return "$status"; fi
+  log_warn "$1 has come to nothing behind the phases; once more"
+  "${@:2}"
 }
 
 # Ends all parts, when the phases end early.

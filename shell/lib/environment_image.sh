@@ -40,11 +40,7 @@ environment_is_coming() { [[ -n $environment_archive && -e $environment_archive.
 bring_environment() {
   local key status=0
   key=$(_environment_key)
-  finish environment || status=$?
-  if ((status > 128)); then # the kernel killed it, short of memory: once more
-    status=0
-    _fetch_environment || status=$?
-  fi
+  finish_fetch environment _fetch_environment || status=$?
   case $status in
     0) ;;
     2) fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload" ;;

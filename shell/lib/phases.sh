@@ -29,6 +29,8 @@ home="${CHRONOS_ROOT:-}/opt/chronos"
 data="${CHRONOS_ROOT:-}/data"
 start_model="$data/start-model"
 venv_python="$home/venv/bin/python3"
+data_sync_call=("$venv_python" -m chronos_ec2.instance.data_sync --bucket "${CHRONOS_BUCKET:-}" --prefix "$DATA_PREFIX"
+  --manifest-sha256 "${CHRONOS_DATASET_SHA256:-}" --into "$data/training-data")
 # Our package comes from the scripts, everything else from the training environment alone.
 export PYTHONPATH="$home/scripts" PYTHONNOUSERSITE=1
 
@@ -111,12 +113,13 @@ phase_venv_download() {
 # Begins all that waits for the training environment alone, behind the next moves of the state.
 begin_python_parts() {
   begin preflight check_machine
-  begin_data_sync "$venv_python" -m chronos_ec2.instance.data_sync --bucket "$CHRONOS_BUCKET" \
-    --prefix "$DATA_PREFIX" --manifest-sha256 "$CHRONOS_DATASET_SHA256" --into "$data/training-data"
-  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
-    begin start_model run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model"
-  fi
+  begin_data_sync "${data_sync_call[@]}"
+  if [[ -n ${CHRONOS_START_MODEL:-} ]]; then begin start_model fetch_start_model; fi
   if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then begin checkpoint fetch_checkpoint; fi
+}
+
+fetch_start_model() {
+  run_waiting "$venv_python" -m chronos_ec2.instance.model_fetch --model-id "$CHRONOS_START_MODEL" --into "$start_model"
 }
 
 check_machine() {
@@ -156,7 +159,7 @@ fetch_config() {
 
 finish_config() {
   local status=0
-  finish config || status=$?
+  finish_fetch config fetch_config || status=$?
   case $status in
     0) ;;
     "$EXIT_NOT_UPLOADED")
@@ -170,12 +173,12 @@ finish_config() {
 # Waits for all that a training begins with.
 phase_data_sync() {
   finish_config || return $?
-  finish_data_sync || fail "the training data could not be fetched; see the log" || return $?
+  finish_data_sync "${data_sync_call[@]}" || fail "the training data could not be fetched; see the log" || return $?
   if [[ -n ${CHRONOS_START_MODEL:-} ]]; then
-    finish start_model || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
+    finish_fetch start_model fetch_start_model || fail "the start model $CHRONOS_START_MODEL could not be fetched or is none; see the log" || return $?
   fi
   if [[ -n ${CHRONOS_RESUME_FROM:-} ]]; then
-    finish checkpoint \
+    finish_fetch checkpoint fetch_checkpoint \
       || fail "run $CHRONOS_RESUME_FROM has no checkpoint that could be fetched and verified; see the log" || return $?
     log_info "going on from step $(<"$data/resumed-step") of run $CHRONOS_RESUME_FROM"
   fi

@@ -86,11 +86,11 @@ _after_prefetch() {
   run_waiting "$@"
 }
 
-# Waits for the checked sync; its status.
+# Waits for the checked sync; its status. <command…>
 finish_data_sync() {
   if [[ -n ${behind[prefetch]:-} ]]; then
     finish prefetch || true
     rm -f "$prefetch_file" # one that was killed has left it
   fi
-  finish data_sync
+  finish_fetch data_sync run_waiting "$@"
 }

@@ -606,6 +606,26 @@ held_for() {
   assert_json "$(run_record_now)" '"\(.outcome) \(.resumed_from_step)"' 'succeeded 40'
 }
 
+@test "what could not be fetched behind the phases is fetched once more by the phase that waits for it" {
+  local part
+  plan_cli
+  plan_terminate
+  go_on_from 2025-01-14-000000
+  start_from s3://a-bucket/cached-datasets/models/0123
+  for part in cached-datasets/python-env/ "dev/$RUN/config.yaml"; do
+    aws_plan "s3 cp * s3://a-bucket/$part*" --error SlowDown
+    aws_plan "s3 cp * s3://a-bucket/$part*" --pass
+  done
+  for part in data_sync model_fetch checkpoint_restore; do
+    program_does "$part" "if mkdir \"\$FAKE_PYTHON/$part began\" 2>/dev/null; then exit 1; fi; echo 40"
+  done
+  boot
+  assert_equal "$boot_status" 0
+  assert_clean_end
+  assert_json "$(run_record_now)" '"\(.outcome) \(.resumed_from_step)"' 'succeeded 40'
+  assert_equal "$(grep -c 'has come to nothing behind the phases; once more' "$(object a-bucket "dev/$RUN/logs/bootstrap.log")")" 5
+}
+
 @test "what goes on behind the phases ends with the run" {
   local part
   plan_cli

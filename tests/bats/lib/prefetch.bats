@@ -142,10 +142,10 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
 @test "the sync begins when the prefetch has ended, and its status is its own" {
   # shellcheck disable=SC2016  # the program's own
   program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; run) sleep 0.3; echo prefetch >>"$0.order" ;; esac'
+  local status=0 sync=(bash -c "echo sync >>'$work/bin/s5cmd.order'; exit 19")
   begin_prefetch "$work/data"
-  begin_data_sync bash -c "echo sync >>'$work/bin/s5cmd.order'; exit 19"
-  local status=0
-  finish_data_sync || status=$?
+  begin_data_sync "${sync[@]}"
+  finish_data_sync "${sync[@]}" || status=$?
   assert_equal "$status" 19
   assert_equal "$(<"$work/bin/s5cmd.order")" $'prefetch\nsync'
 }
@@ -176,7 +176,7 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   begin_data_sync touch synced 3>&-
   pkill -KILL -P "${behind[prefetch]}"
   kill -KILL "${behind[prefetch]}"
-  finish_data_sync
+  finish_data_sync touch synced
   assert [ -e synced ]
 }
 

@@ -323,7 +323,7 @@ FAULTS: Final = (
     Fault(
         "killed: sync of the data",
         killed(running("chronos_ec2.instance.data_sync")),
-        only(data_sync="failed"),
+        only(data_sync="succeeded"),
         moment=syncing,
     ),
     Fault("killed: guest's switch", killed(running("/00-chronos-switch")), always("succeeded")),
