@@ -259,12 +259,16 @@ end_runs() {
   done
 }
 
+remove_work() {
+  rm -rf "${work:?}"
+}
+
 main() {
   local settings exports
   parse_arguments "$@"
   require_workstation
   work=$(mktemp -d)
-  trap 'rm -rf "${work:?}"' EXIT
+  trap remove_work EXIT
   # What a signal leaves half done goes with it.
   export TMPDIR=$work
   start_quick_aws "$work"
