@@ -95,10 +95,11 @@ explain() {
   assert_output --partial 'which quota limits g5.xlarge is not known here'
 }
 
-@test "a disk quota is explained as one" {
+@test "a disk quota is explained as one, with what the launch needs of it" {
+  settings='{"volume_gb":100,"nodes":2}'
   aws_plan 'service-quotas get-service-quota --service-code ebs --quota-code L-7A658B76 *' --out '{"Quota":{"Value":50.0}}'
   explain state_reasons Client.VolumeLimitExceeded
-  assert_line --index 0 --partial 'is 50 TiB in us-east-1'
+  assert_line --index 0 --partial 'is 50 TiB in us-east-1; this launch needs 200 GB: '
   assert_line --index 1 --partial '--service-code ebs --quota-code L-7A658B76 --desired-value 51'
 }
 
