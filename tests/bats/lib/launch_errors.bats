@@ -68,6 +68,15 @@ explain() {
   assert_equal "$(kind errors InvalidParameterValue 'Value (X) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name')" profile
 }
 
+@test "an AMI that the account may not use is told from credentials and from the account itself" {
+  assert_equal "$(kind errors AuthFailure 'AWS was not able to validate the provided access credentials')" credentials
+  assert_equal "$(kind errors AuthFailure 'Not authorized for images: [ami-0abc]')" image
+  assert_equal "$(kind errors OptInRequired 'You are not subscribed to this service')" account
+  explain errors OptInRequired 'In order to use this AWS Marketplace product you need to accept terms and subscribe. To do so please visit https://aws.amazon.com/x'
+  assert_equal "$REFUSAL_KIND" image
+  assert_output --partial 'its terms'
+}
+
 @test "EC2's words are freed of the CLI's and of what is encoded" {
   run -0 plain_error_text 'An error occurred (InsufficientInstanceCapacity) when calling the RunInstances operation (reached max retries: 2): We currently: none. '
   assert_output 'We currently: none.'
