@@ -20,6 +20,8 @@ LAUNCHER_POLICY_NAME = "ChronosTrainingLauncher"
 EC2 = "ec2.amazonaws.com"
 _OURS = {"StringEquals": {"aws:ResourceTag/Project": PROJECT_TAG_VALUE}}
 _TAGGED = {"StringEquals": {"aws:RequestTag/Project": PROJECT_TAG_VALUE}}
+# Whose quotas a launch may meet: of vCPUs, and of disks.
+_LIMITING = ("ec2", "ebs")
 # These know no resources, so a policy can only allow them altogether. They read, and tell of no secret.
 _LOOKS = (
     "cloudformation:ListExports",
@@ -122,7 +124,7 @@ class LauncherPolicy(Construct):
                     "servicequotas:GetServiceQuota",
                     "servicequotas:ListRequestedServiceQuotaChangeHistoryByQuota",
                 ],
-                resources=[self._arn("ec2/*", service="servicequotas")],
+                resources=[self._arn(f"{service}/*", service="servicequotas") for service in _LIMITING],
             ),
         ]
 
@@ -226,8 +228,11 @@ class LauncherPolicy(Construct):
         acknowledge_wildcard(policy, self._arn("image/*", account=""), "Amazon's newest image has a new id.")
         public = self._arn("parameter/aws/service/*", service="ssm", account="")
         acknowledge_wildcard(policy, public, "AWS's own public parameters.")
-        quotas = self._arn("ec2/*", service="servicequotas")
-        acknowledge_wildcard(policy, quotas, "Reads EC2's quotas, one for each family of machines.")
+        for service in _LIMITING:
+            quotas = self._arn(f"{service}/*", service="servicequotas")
+            acknowledge_wildcard(
+                policy, quotas, "Reads the quotas of machines and of disks, each by its code."
+            )
         schedules = self._arn(f"schedule/{SCHEDULE_GROUP_NAME}/*", service="scheduler")
         acknowledge_wildcard(policy, schedules, "One schedule a run, in the group of the stack.")
         acknowledge_wildcard(policy, bucket.arn_for_objects("*"), "The project's own bucket.")

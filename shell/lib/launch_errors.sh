@@ -87,10 +87,11 @@ _explain_vcpu_quota() {
 }
 
 _explain_ebs_quota() {
-  local code=L-7A658B76 value
+  local code=L-7A658B76 value needed
   value=$(_quota_value ebs "$code")
-  printf 'quota %s (Storage for General Purpose SSD (gp3) volumes, in TiB) is %s TiB in %s: delete volumes that nothing uses, or lower volume_gb\n' \
-    "$code" "${value:-an unknown number of}" "${AWS_DEFAULT_REGION:-this region}"
+  needed=$(jq -r '(.volume_gb // empty) * (.nodes // 1)' <<<"${settings:-null}")
+  printf 'quota %s (Storage for General Purpose SSD (gp3) volumes, in TiB) is %s TiB in %s; this launch needs %s GB: delete volumes that nothing uses, or lower volume_gb\n' \
+    "$code" "${value:-an unknown number of}" "${AWS_DEFAULT_REGION:-this region}" "${needed:-some}"
   _print_increase ebs "$code" "$((${value:-50} + 1))"
 }
 

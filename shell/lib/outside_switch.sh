@@ -37,7 +37,8 @@ outside_switch_request() {
       FlexibleTimeWindow: {Mode: "OFF"},
       ActionAfterCompletion: "DELETE",
       Target: {
-        Arn: "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances",
+        # In the partition that the stack is in: aws, aws-cn or aws-us-gov.
+        Arn: "arn:\(.SchedulerRoleArn | split(":")[1]):scheduler:::aws-sdk:ec2:terminateInstances",
         RoleArn: .SchedulerRoleArn,
         Input: ({InstanceIds: [$id]} | tojson),
         RetryPolicy: {MaximumRetryAttempts: 10, MaximumEventAgeInSeconds: 3600}

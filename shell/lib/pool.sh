@@ -73,15 +73,24 @@ try_pool() {
   return "$EXIT_FAILED"
 }
 
-# Terminates the instances that were just accepted. EC2 may not know one yet that is some seconds old.
-# Returns 0, or EXIT_FAILED after having said why.
+# Terminates the instances that were just accepted, each by itself: EC2 ends none of several when it refuses one. It may not know
+# one yet that is some seconds old.   Returns 0, or EXIT_FAILED after having said why.
 terminate_accepted() {
-  local end=$((SECONDS + START_PATIENCE))
-  until retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "${instance_ids[@]}" --output json; do
-    if [[ $AWS_ERROR_CODE != InvalidInstanceID.NotFound ]] || ((SECONDS >= end)); then
-      log_error "terminate-instances: $AWS_ERROR_TEXT; run invoke reap --env $environment"
-      return "$EXIT_FAILED"
-    fi
+  local end=$((SECONDS + START_PATIENCE)) id status=0
+  local -a left=("${instance_ids[@]}") unknown
+  while true; do
+    unknown=()
+    for id in "${left[@]}"; do
+      if retry_with_backoff 6 aws ec2 terminate-instances --instance-ids "$id" --output json; then continue; fi
+      if [[ $AWS_ERROR_CODE == InvalidInstanceID.NotFound ]] && ((SECONDS < end)); then
+        unknown+=("$id")
+      else
+        log_error "$id could not be terminated: $AWS_ERROR_TEXT; run invoke reap --env $environment"
+        status=$EXIT_FAILED
+      fi
+    done
+    if ((${#unknown[@]} == 0)); then return "$status"; fi
+    left=("${unknown[@]}")
     sleep "$START_LOOK"
   done
 }

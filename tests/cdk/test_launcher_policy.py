@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,13 @@ def test_a_spot_request_may_be_made_with_its_tags(by_sid: dict[str, dict[str, An
     (request,) = resources(by_sid["StartSpot"])
     assert request.rpartition(":")[2] == "spot-instances-request/*"
     assert by_sid["StartSpot"]["Action"] == "ec2:RunInstances" and "Condition" not in by_sid["StartSpot"]
+
+
+def test_the_quotas_that_a_refused_launch_names_can_be_read(by_sid: dict[str, dict[str, Any]]) -> None:
+    explained = (Path(__file__).parents[2] / "shell/lib/launch_errors.sh").read_text()
+    services = set(re.findall(r"_quota_value (\w+)", explained))
+    readable = {resource.rpartition(":")[2] for resource in resources(by_sid["LookAtQuotas"])}
+    assert services == {"ec2", "ebs"} and readable == {f"{service}/*" for service in services}
 
 
 def test_nothing_that_is_there_already_can_be_tagged(by_sid: dict[str, dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from chronos_ec2.errors import ChronosError, TooDear
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.words import money_text, span_text
 from chronos_ec2.workstation.aws import Aws
+from chronos_ec2.workstation.burstable import surplus_usd_per_hour
 from chronos_ec2.workstation.pool_prices import price_of_pool
 from chronos_ec2.workstation.pools import ladder_markets
 from chronos_ec2.workstation.prices import AwsPrices, Prices, gather, instance_types
@@ -34,9 +35,11 @@ UPPER_DOWNLOAD_BYTES: Final = 8 * 1024**3
 
 
 def worst_price(prices: Prices, settings: Settings, instance_type: str, market: str) -> dict[str, Any]:
-    """A pool's price with spot at the most that it may rise to."""
+    """A pool's price with spot at the most that it may rise to, and burstable processors at full work."""
     price = price_of_pool(prices, settings, instance_type, market, download_bytes=UPPER_DOWNLOAD_BYTES)
-    return {**price, "compute_usd_per_hour": price["compute_cap_usd_per_hour"]} if market == "spot" else price
+    hour = price["compute_cap_usd_per_hour" if market == "spot" else "compute_usd_per_hour"]
+    surplus = surplus_usd_per_hour(instance_type)
+    return {**price, "compute_usd_per_hour": None if hour is None else hour + surplus}
 
 
 def estimate(settings: Settings, prices: Prices) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def estimate(settings: Settings, prices: Prices) -> dict[str, Any]:
     Returns:
         `instance_type`, `market`, `usd_per_hour`, `limit_hours`, `worst_case_usd` (its parts and the total),
         `max_cost_usd` (None without a cap), `spot_usd_per_hour` (the present price where that pool is spot),
-        `source`, `as_of`, `notes`. Dollars that depend on a price that nobody knows are None.
+        `surplus_usd_per_hour` (of CPU credits, where they bill), `source`, `as_of`, `notes`. Dollars that
+        depend on a price that nobody knows are None.
 
     Raises:
         TooDear: the cap does not reach for the shortest sensible run, or a price is not known.
@@ -65,6 +69,7 @@ def estimate(settings: Settings, prices: Prices) -> dict[str, Any]:
         **({"nodes": settings.nodes} if settings.nodes > 1 else {}),
         "usd_per_hour": _per_hour(dearest),
         "spot_usd_per_hour": settings.nodes * spot.usd if spot else None,
+        "surplus_usd_per_hour": surplus_usd_per_hour(dearest["instance_type"]) or None,
         "limit_hours": settings.max_hours if limit == wanted else limit / 3600,
         "worst_case_usd": {name: worst[name] for name in (*PARTS, "total")},
         "max_cost_usd": settings.max_cost_usd or None,
@@ -142,6 +147,13 @@ def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["spot_usd_per_hour"] is not None:
         now = money_text(found["spot_usd_per_hour"])
         yield "INFO", f"spot costs {now} an hour now; the worst case counts what it may rise to"
+    if found["surplus_usd_per_hour"] is not None and worst["total"] is not None:
+        surplus, kind = money_text(found["surplus_usd_per_hour"]), found["instance_type"]
+        yield (
+            "INFO",
+            f"CPU credits beyond those that {kind} earns bill up to {surplus} an hour of it; only AWS's bill "
+            "has what they came to",
+        )
     yield "INFO", f"prices: {found['source']}" + (f", {found['as_of']}" if found["as_of"] else "")
     for note in found["notes"]:
         yield "WARN", f"prices: {note}"

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 GRACE: Final = timedelta(minutes=5)
 """After the deadline: the guest's own switch comes first."""
-TARGET: Final = "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
+TARGET: Final = "arn:{partition}:scheduler:::aws-sdk:ec2:terminateInstances"
+"""What it calls; the partition (aws, aws-cn, aws-us-gov) is that of the stack."""
 _NAME: Final = re.compile(r"chronos-([a-z][a-z0-9-]{0,31})-(\d{4}-\d\d-\d\d-\d{6})(?:-(\d{1,2}))?")
 
 
@@ -52,7 +53,7 @@ def switch_request(
         "FlexibleTimeWindow": {"Mode": "OFF"},
         "ActionAfterCompletion": "DELETE",
         "Target": {
-            "Arn": TARGET,
+            "Arn": TARGET.format(partition=role_arn.split(":")[1]),
             "RoleArn": role_arn,
             "Input": json.dumps({"InstanceIds": [instance_id]}, separators=(",", ":")),
             "RetryPolicy": {"MaximumRetryAttempts": 10, "MaximumEventAgeInSeconds": 3600},

@@ -153,7 +153,8 @@ seen_two() {
   two_nodes
   accepted_two '--instance-type g5.xlarge *'
   seen_two running terminated
-  aws_plan 'ec2 terminate-instances --instance-ids i-a i-b *'
+  aws_plan 'ec2 terminate-instances --instance-ids i-a *'
+  aws_plan 'ec2 terminate-instances --instance-ids i-b *'
   seen_two shutting-down terminated
   seen_two terminated terminated
   accepted '--instance-type g6.xlarge *'
@@ -168,11 +169,23 @@ seen_two() {
   two_nodes
   accepted_two
   seen_two running terminated --times any
-  aws_plan 'ec2 terminate-instances --instance-ids i-a i-b *'
+  aws_plan 'ec2 terminate-instances --instance-ids i-a *'
+  aws_plan 'ec2 terminate-instances --instance-ids i-b *'
   tick=60
   climb 17
   assert_output 'i-a|true|g5.xlarge us-east-1a on-demand'
   assert_regex "$(<"$work/problem")" 'one of 2 machines ended at its start .* do not go: i-a i-b'
+}
+
+@test "machines that are given up are ended each by itself: one that EC2 does not know yet keeps none of the others" {
+  instance_ids=(i-a i-b i-c)
+  aws_plan 'ec2 terminate-instances --instance-ids i-a *' --error InvalidInstanceID.NotFound
+  aws_plan 'ec2 terminate-instances --instance-ids i-b *' --error UnauthorizedOperation
+  aws_plan 'ec2 terminate-instances --instance-ids i-c *'
+  aws_plan 'ec2 terminate-instances --instance-ids i-a *'
+  run --separate-stderr -1 terminate_accepted
+  assert_regex "$stderr" 'i-b could not be terminated: .*UnauthorizedOperation'
+  assert_equal "$(grep -o 'i-[abc]' "$FAKE_AWS_DIR/calls.plain" | tr '\n' ' ')" 'i-a i-b i-c i-a '
 }
 
 @test "machines whose acceptance was never heard of are found by their token, all of them" {

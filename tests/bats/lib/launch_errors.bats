@@ -68,6 +68,15 @@ explain() {
   assert_equal "$(kind errors InvalidParameterValue 'Value (X) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name')" profile
 }
 
+@test "an AMI that the account may not use is told from credentials and from the account itself" {
+  assert_equal "$(kind errors AuthFailure 'AWS was not able to validate the provided access credentials')" credentials
+  assert_equal "$(kind errors AuthFailure 'Not authorized for images: [ami-0abc]')" image
+  assert_equal "$(kind errors OptInRequired 'You are not subscribed to this service')" account
+  explain errors OptInRequired 'In order to use this AWS Marketplace product you need to accept terms and subscribe. To do so please visit https://aws.amazon.com/x'
+  assert_equal "$REFUSAL_KIND" image
+  assert_output --partial 'its terms'
+}
+
 @test "EC2's words are freed of the CLI's and of what is encoded" {
   run -0 plain_error_text 'An error occurred (InsufficientInstanceCapacity) when calling the RunInstances operation (reached max retries: 2): We currently: none. '
   assert_output 'We currently: none.'
@@ -95,10 +104,11 @@ explain() {
   assert_output --partial 'which quota limits g5.xlarge is not known here'
 }
 
-@test "a disk quota is explained as one" {
+@test "a disk quota is explained as one, with what the launch needs of it" {
+  settings='{"volume_gb":100,"nodes":2}'
   aws_plan 'service-quotas get-service-quota --service-code ebs --quota-code L-7A658B76 *' --out '{"Quota":{"Value":50.0}}'
   explain state_reasons Client.VolumeLimitExceeded
-  assert_line --index 0 --partial 'is 50 TiB in us-east-1'
+  assert_line --index 0 --partial 'is 50 TiB in us-east-1; this launch needs 200 GB: '
   assert_line --index 1 --partial '--service-code ebs --quota-code L-7A658B76 --desired-value 51'
 }
 

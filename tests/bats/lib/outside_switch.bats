@@ -46,8 +46,13 @@ operations() { sed 's/^scheduler //; s/ .*//' "$FAKE_AWS_DIR/calls.plain" | tr '
   assert_called 1 scheduler create-schedule --cli-input-json "$output" --client-token a-nonce --output json
 }
 
-@test "Bash and Python ask for the same schedule, and the CLI knows every field of it" {
-  run -0 "$CHRONOS_PYTHON" - "$(outside_switch_request "$EXPORTS" dev "$RUN" i-0abc "$DEADLINE")" "$ROLE" <<'PYTHON'
+@test "Bash and Python ask for the same schedule, in each of AWS's partitions, and the CLI knows every field of it" {
+  local partition role
+  for partition in aws aws-cn aws-us-gov; do
+    role=${ROLE/arn:aws:/arn:$partition:}
+    run -0 outside_switch_request "${EXPORTS/"$ROLE"/"$role"}" dev "$RUN" i-0abc "$DEADLINE"
+    assert_json "$output" .Target.Arn "arn:$partition:scheduler:::aws-sdk:ec2:terminateInstances"
+    run -0 "$CHRONOS_PYTHON" - "$output" "$role" <<'PYTHON'
 import json, sys
 import botocore.session, botocore.validate
 from chronos_ec2.state.clock import from_text
@@ -60,6 +65,7 @@ assert set(ours) <= set(shape.members)
 report = botocore.validate.ParamValidator().validate(ours, shape)
 assert not report.has_errors(), report.generate_report()
 PYTHON
+  done
 }
 
 @test "the longest names fit EventBridge's 64 characters" {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from chronos_ec2.errors import TooDear
 from chronos_ec2.exit_codes import ExitCode
 from chronos_ec2.words import money_text
+from chronos_ec2.workstation.burstable import surplus_usd_per_hour
 from chronos_ec2.workstation.estimate import estimate, lines, main
 from chronos_ec2.workstation.prices import Prices, table_rates
 from chronos_ec2.workstation.settings import Settings, load_settings
@@ -100,6 +101,34 @@ def test_a_type_that_nobody_knows_makes_the_estimate_unknown(make_settings: Make
         in words(found)
     )
     assert "not known is the price of x9.huge" in words(found)
+
+
+# -- CPU credits --------------------------------------------------------------------------------------
+
+
+def test_a_burstable_machine_counts_with_its_processors_at_full_work(make_settings: Make) -> None:
+    """A t3.medium earns 24 credits an hour, minutes of one of its two processors; surplus ones bill."""
+    found = estimate(make_settings(instance_type="t3.medium"), TABLE)
+    surplus = (2 - 24 / 60) * 0.05
+    assert found["worst_case_usd"]["compute"] == pytest.approx((0.0416 + surplus) * (6 + 5 / 60), abs=1e-6)
+    assert found["surplus_usd_per_hour"] == pytest.approx(surplus)
+    assert "CPU credits beyond those that t3.medium earns bill up to $0.08 an hour of it" in words(found)
+
+
+def test_credits_bill_beside_the_price_of_spot(make_settings: Make, prices_for: Ask) -> None:
+    settings = make_settings(instance_type="t3.2xlarge", market="spot", spot_max_price="0.1")
+    worst = estimate(settings, prices_for(settings))["worst_case_usd"]
+    assert worst["compute"] == pytest.approx((0.1 + 8 * 0.6 * 0.05) * (6 + 5 / 60), abs=1e-6)
+
+
+def test_a_cap_holds_with_the_credits(make_settings: Make) -> None:
+    found = estimate(make_settings(instance_type="t3.medium", max_cost_usd=0.25), TABLE)
+    assert found["limit_hours"] * (0.0416 + 0.08) < 0.25
+
+
+@pytest.mark.parametrize("kind", ["g4dn.2xlarge", "m7i.large", "t2.medium", "trn1.2xlarge", "t3.odd", "t3"])
+def test_others_have_no_credits_that_bill(kind: str) -> None:
+    assert surplus_usd_per_hour(kind) == 0
 
 
 # -- the cap ------------------------------------------------------------------------------------------

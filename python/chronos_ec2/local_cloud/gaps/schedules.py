@@ -44,7 +44,7 @@ SERVICE: Final = "scheduler.amazonaws.com"
 LOOK_SECONDS: Final = 0.25
 LONGEST_BACKOFF_SECONDS: Final = 60.0
 _AT: Final = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
-_TARGET: Final = re.compile(r"arn:aws:scheduler:::aws-sdk:([a-z0-9-]+):([a-z][A-Za-z0-9]*)")
+_TARGET: Final = re.compile(r"arn:aws[a-z-]*:scheduler:::aws-sdk:([a-z0-9-]+):([a-z][A-Za-z0-9]*)")
 _LOG = logging.getLogger(__name__)
 
 
