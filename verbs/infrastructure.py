@@ -41,6 +41,10 @@ def deploy(
     run(argv, settings)
     if settings.notify_email and not dry_run:
         print(f"notices go to {settings.notify_email} once the link in AWS's mail is opened", file=sys.stderr)
+    if notify_email and not dry_run:
+        # The stack is what its last deploy said; others are advised all the time, by `doctor` for one.
+        keep = f"to keep it, set notify_email: {notify_email} in invoke.yaml"
+        print(f"the next deploy without --notify-email ends that; {keep}", file=sys.stderr)
 
 
 @task(help={**ENV, "yes": "do not ask"})

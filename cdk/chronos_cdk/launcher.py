@@ -41,6 +41,7 @@ _LOOKS = (
     "ec2:DescribeVpcEndpoints",
     "pricing:GetProducts",
     "scheduler:ListSchedules",
+    "servicequotas:GetAWSDefaultServiceQuota",
     "sts:DecodeAuthorizationMessage",
 )
 

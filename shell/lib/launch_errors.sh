@@ -59,9 +59,14 @@ explain_refusal() {
   if [[ -n $REFUSAL_ADVICE ]]; then printf '%s\n' "$REFUSAL_ADVICE"; fi
 }
 
-# Prints a quota's value, or nothing when it cannot be read. <service> <code>
+# Prints a quota's value, or nothing when it cannot be read. Of one that the account was never given, Service Quotas knows the
+# default alone. <service> <code>
 _quota_value() {
-  retry_with_backoff 3 aws service-quotas get-service-quota --service-code "$1" --quota-code "$2" --output json || return 0
+  local -a which=(--service-code "$1" --quota-code "$2" --output json)
+  if ! retry_with_backoff 3 aws service-quotas get-service-quota "${which[@]}"; then
+    if [[ $AWS_ERROR_CODE != NoSuchResourceException ]]; then return 0; fi
+    retry_with_backoff 3 aws service-quotas get-aws-default-service-quota "${which[@]}" || return 0
+  fi
   jq -r '.Quota.Value // empty | floor' <<<"$AWS_OUTPUT"
 }
 

@@ -32,6 +32,7 @@ WILDCARDS = frozenset(
         "ec2:DescribeVpcEndpoints",
         "pricing:GetProducts",
         "scheduler:ListSchedules",
+        "servicequotas:GetAWSDefaultServiceQuota",
         "sts:DecodeAuthorizationMessage",
     }
 )

@@ -1,7 +1,7 @@
 """What becomes of a run when its instance lacks one permission: it says which, and nothing is left running.
 
 Each action of the instance's role is taken away in turn, and a whole run launched. All of them take twelve
-minutes; the suite takes away one that ends a run and one that it can do without:
+minutes, or twice that on busy cores; the suite takes away one that ends a run and one that it can do without:
 
     python -m pytest tests/e2e/test_permissions.py --every-permission
 """

@@ -23,6 +23,9 @@ from chronos_ec2.workstation.settings import REPOSITORY
 
 DOCUMENT: Final = (REPOSITORY / "docs" / "failure-modes.md").read_text()
 SECTIONS: Final = {section.title: section for section in sections(DOCUMENT)}
+BODIES: Final = dict(zip(SECTIONS, re.split(r"^#+ .+$", DOCUMENT, flags=re.MULTILINE)[1:], strict=True))
+# What leads to the sections below it, and the table.
+NO_FAILURES: Final = ("Failure modes", "Exit codes", "EC2 Launch Failure")
 OF_THE_DESIGN: Final = (
     "EC2 Launch Failure",
     "GPU Preflight Failure",
@@ -73,6 +76,14 @@ def _type(section: Section, part: str, stage: Stage, capture: pytest.CaptureFixt
         missing = lacks([stage.local(piece) for piece in command.shows], printed)
         assert missing is None, f"{command.text}\ndoes not say {missing!r}:\n{printed}"
         assert "Traceback" not in printed, printed
+
+
+@pytest.mark.parametrize("title", [title for title in SECTIONS if title not in NO_FAILURES])
+def test_a_failure_has_its_symptom_its_cause_and_a_command(title: str) -> None:
+    section, body = SECTIONS[title], BODIES[title]
+    assert "**You see** " in body or section.symptoms
+    assert "**Cause** " in body
+    assert section.symptoms or section.remedies
 
 
 def test_every_scene_has_its_section() -> None:
@@ -201,10 +212,26 @@ def _(stage: Stage) -> None:
 
 @scene("Spot interruption")
 def _(stage: Stage) -> None:
+    resumable(stage, "interrupted")
+
+
+@scene("Deadline")
+def _(stage: Stage) -> None:
+    resumable(stage, "failed")
+
+
+@scene("Node lost")
+def _(stage: Stage) -> None:
+    resumable(stage, "failed", error="node 1 (i-2) is gone", instance={"id": "i-1", "ids": ["i-1", "i-2"]})
+    stage.put(f"{RUN}/logs/node-1/bootstrap.log", "phase training\n")
+
+
+def resumable(stage: Stage, outcome: str, **more: object) -> None:
+    """A run that ended in training, behind a checkpoint; the launch that goes on from it acts."""
     stage.launches = True
     folder = f"{RUN}/checkpoints/checkpoint-40"
     config = run_config(stage.lab.aws.settings, RUN)
-    stage.ended("interrupted", "training", config=config, dataset={"manifest_sha256": digest(stage)})
+    stage.ended(outcome, "training", config=config, dataset={"manifest_sha256": digest(stage)}, **more)
     stage.put(f"{folder}/state.npz", "weights")
     facts = {"state.npz": {"bytes": 7, "sha256": "0" * 64}}
     stage.put(f"{folder}/manifest.json", {"format_version": 1, "step": 40, "files": facts})

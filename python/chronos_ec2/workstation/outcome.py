@@ -30,7 +30,7 @@ REASONS: Final[Mapping[str, str]] = {
     "Client.InternalError": "the machine could not start; often its encrypted disk's key may not be used",
     "Client.InvalidSnapshot.NotFound": "the image's snapshot was not found",
     "Client.UserInitiatedHibernate": "someone hibernated the machine",
-    "Client.UserInitiatedShutdown": "an API call terminated it: invoke kill, its deadline, or the console",
+    "Client.UserInitiatedShutdown": "an API call ended it: its own cleanup, invoke kill, deadline or console",
     "Client.VolumeLimitExceeded": "the account's limit of EBS volumes or of their size was reached",
     "Server.InsufficientInstanceCapacity": "AWS had no capacity for this instance type there",
     "Server.InternalError": "an error inside AWS stopped the machine",

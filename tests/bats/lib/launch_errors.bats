@@ -94,6 +94,14 @@ explain() {
   assert_line --index 1 --partial 'request-service-quota-increase --service-code ec2 --quota-code L-DB2E81BA --desired-value 4 --region us-east-1'
 }
 
+@test "of a quota that the account was never given, the number is the one that every account has" {
+  aws_plan 'service-quotas get-service-quota *' --error NoSuchResourceException
+  aws_plan 'service-quotas get-aws-default-service-quota --service-code ec2 --quota-code L-DB2E81BA *' --out '{"Quota":{"Value":0.0}}'
+  aws_plan 'ec2 describe-instance-types --instance-types g5.xlarge *' --out '{"InstanceTypes":[{"VCpuInfo":{"DefaultVCpus":4}}]}'
+  explain errors VcpuLimitExceeded
+  assert_line --index 0 'quota L-DB2E81BA (Running On-Demand G and VT instances) is 0 vCPUs in us-east-1; g5.xlarge needs 4'
+}
+
 @test "a quota whose number may not be read is still named" {
   aws_plan 'service-quotas *' --error AccessDeniedException
   aws_plan 'ec2 describe-instance-types *' --error UnauthorizedOperation

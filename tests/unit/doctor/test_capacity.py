@@ -53,6 +53,12 @@ def limits(by_code: dict[str, float], **changes: Any) -> Callable[[World], objec
     return arrange
 
 
+def never_applied(world: World) -> None:
+    """What Service Quotas says of a quota that this account was never given: only the default is known."""
+    world.plan["service-quotas", "get_service_quota"] = refusal("NoSuchResourceException")
+    world.plan["service-quotas", "get_aws_default_service_quota"] = {"Quota": {"Value": 0.0}}
+
+
 def asked(status: str, value: float) -> Callable[[World], object]:
     def arrange(world: World) -> None:
         limits({"L-DB2E81BA": 0.0})(world)
@@ -206,6 +212,14 @@ CASES = [
         "quota",
         "of a new account",
         limits({"L-DB2E81BA": 0.0}),
+        ERROR,
+        "(L-DB2E81BA): 0 vCPU, 8 needed",
+        increase("L-DB2E81BA", 8),
+    ),
+    Case(
+        "quota",
+        "of an account that never was given one",
+        never_applied,
         ERROR,
         "(L-DB2E81BA): 0 vCPU, 8 needed",
         increase("L-DB2E81BA", 8),

@@ -73,6 +73,18 @@ def test_an_ec2_quota_is_answered_in_the_shape_of_the_real_service(quotas: Any) 
         quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-00000000")
 
 
+def test_a_quota_that_was_never_given_to_the_account_has_a_default_only(quotas: Any) -> None:
+    asked = {"ServiceCode": "ec2", "QuotaCode": "L-C4BD4855"}
+    with pytest.raises(ClientError, match="NoSuchResourceException"):
+        quotas.get_service_quota(**asked)
+    quota = quotas.get_aws_default_service_quota(**asked)["Quota"]
+    assert (quota["QuotaName"], quota["Value"]) == ("All P5 Spot Instance Requests", 0.0)
+    standard = quotas.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode="L-1216C47A")["Quota"]
+    assert standard["Value"] == 5.0, "whatever the account has been given"
+    with pytest.raises(ClientError, match="NoSuchResourceException"):
+        quotas.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode="L-00000000")
+
+
 def test_a_request_for_more_stays_open_and_there_is_only_one(quotas: Any) -> None:
     asked = {"ServiceCode": "ec2", "QuotaCode": "L-C4BD4855", "DesiredValue": 192.0}
     history = {"ServiceCode": "ec2", "QuotaCode": "L-C4BD4855"}

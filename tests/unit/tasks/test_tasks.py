@@ -336,7 +336,14 @@ def test_deploy_takes_an_address_for_notices(
     monkeypatch.setattr(commands, "cdk_command", lambda settings, *_: [settings.notify_email])
     tasks.deploy(Context(), env="dev", notify_email="ana@example.org")
     assert ran.argvs == [["ana@example.org"]]
-    assert "notices go to ana@example.org once the link" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "notices go to ana@example.org once the link" in told
+    assert "the next deploy without --notify-email ends that" in told and "invoke.yaml" in told
+    monkeypatch.setenv("CHRONOS_NOTIFY_EMAIL", "ana@example.org")
+    tasks.deploy(Context(), env="dev")
+    assert "ends that" not in capsys.readouterr().err, "an address among the settings stays"
+    monkeypatch.delenv("CHRONOS_NOTIFY_EMAIL")
+    ran.argvs.pop()
     with pytest.raises(Exit) as caught:
         tasks.deploy(Context(), env="dev", notify_email="ana")
     assert caught.value.code == ExitCode.SETTINGS_INVALID

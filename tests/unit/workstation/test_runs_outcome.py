@@ -102,6 +102,7 @@ def test_a_terminated_instance_is_gone_with_its_reason_in_words(world: Any) -> N
     fate = ask(world, instance)
     assert fate.state == "gone"
     assert REASONS["Client.UserInitiatedShutdown"] in fate.words
+    assert "its own cleanup, invoke kill, " in fate.words, "a machine that cannot write its end is seen so"
     assert fate.ended_at is not None
 
 

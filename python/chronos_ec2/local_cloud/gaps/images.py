@@ -4,7 +4,8 @@ Real AWS: Amazon publishes the images under the owner alias `amazon`, and each r
 parameter /aws/service/deeplearning/ami/.../latest/ami-id. moto's own image list has no GPU image and its
 public parameters no deep learning ones; it launches unknown images and instance types too, which real EC2
 refuses (InvalidAMIID.NotFound, InvalidParameterValue). The list here, image/amis.json, replaces moto's; one
-image's name sorts after the newest one's though it is older, since only the creation date tells the newest.
+image's name sorts after the newest one's though it is older, since only the creation date tells the newest;
+and the newest of all "Deep Learning Base" images is for AWS's own chips, without a driver for a GPU.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _unknown(facts: Facts, name: str, market: Market) -> Finding:
 def _judge(facts: Facts, need: Need) -> Finding:
     quota, vcpus = need.quota, need.vcpus
     request = {"ServiceCode": "ec2", "QuotaCode": quota.code}
-    limit = int(facts.ask("service-quotas", "get_service_quota", **request)["Quota"]["Value"])
+    limit = _limit(facts, request)
     used = _in_use(facts, quota)
     words = f"{quota.name} ({quota.code}): {limit} vCPU, {vcpus} needed, {used} in use"
     if limit - used >= vcpus:
@@ -87,6 +87,17 @@ def _judge(facts: Facts, need: Need) -> Finding:
     if not need.first:
         return warning(f"{words}; only for a fallback", advice)
     return error(words, advice)
+
+
+def _limit(facts: Facts, request: Mapping[str, str]) -> int:
+    """A quota's vCPUs. Of one that the account was never given, Service Quotas knows the default alone."""
+    try:
+        answer = facts.ask("service-quotas", "get_service_quota", **request)
+    except ApiError as refusal:
+        if refusal.code != "NoSuchResourceException":
+            raise
+        answer = facts.ask("service-quotas", "get_aws_default_service_quota", **request)
+    return int(answer["Quota"]["Value"])
 
 
 def _in(facts: Facts) -> str:
