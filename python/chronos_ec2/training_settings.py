@@ -31,6 +31,8 @@ _HINTS: Final = {
 LARGEST_SIZE: Final = 1 << 20
 """Of a model's sizes and lengths: beyond it are typing errors."""
 MOST_LAYERS: Final = 1000
+WHEN_TO_TELL: Final = frozenset({"save_steps", "log_steps"})
+"""Settings that change nothing in what is learned, whoever trains."""
 _MODEL_KEYS: Final = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate")
 
 Config = TypeVar("Config")
@@ -105,7 +107,7 @@ class WindowConfig:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if key not in ("save_steps", "log_steps")
+            if key not in WHEN_TO_TELL
         }
 
 
