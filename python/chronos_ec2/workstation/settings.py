@@ -88,6 +88,7 @@ _COLUMN_KEYS: Final = ("id_column", "timestamp_column", "target", "past_covariat
 _OWN_TRAINING_KEYS: Final = {
     **{key: key for key in ("prediction_length", "context_length", "max_steps", "seed")},
     "save_steps": "checkpoint_every_steps",
+    "num_steps": "max_steps",
 }
 TRAINER_CONFIGS: Final[dict[str, type[WindowConfig]]] = {"chronos": ChronosConfig, "test": LinearConfig}
 
