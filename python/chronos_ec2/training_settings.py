@@ -130,7 +130,7 @@ class ChronosConfig(WindowConfig):
         default=RANDOM, metadata={"text": re.compile(r"random|s3://[^/]+/.+|/.*|\.{1,2}/.*")}
     )
     """`random`, or the folder or S3 prefix of a Chronos-2 model to fine-tune."""
-    model_size: str = _choice("tiny", *MODEL_SIZES)
+    model_size: str = _choice(MODEL_SIZES[0], *MODEL_SIZES)
     """The size of a model that starts at random: tiny 0.3 M, mini 28 M, base 120 M parameters."""
     model_config: Mapping[str, Any] = field(default_factory=dict, metadata={"model": True})
     """Sizes that differ from `model_size`: d_model, d_kv, d_ff, num_layers, num_heads, dropout_rate."""
@@ -152,6 +152,20 @@ class ChronosConfig(WindowConfig):
     """auto: bf16 where the GPU computes in it (compute capability 8.0 and up), else fp32."""
     torch_compile: bool = field(default=False, metadata={"flag": True})
     """Compile the model at the first step; that takes a minute, a C compiler, and pays on long runs alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that nothing would look at.
+
+        Raises:
+            SettingsError: sizes are given beside a model that has its own.
+        """
+        given = {"model_size": self.model_size != MODEL_SIZES[0], "model_config": bool(self.model_config)}
+        for key in given if self.fine_tuning else ():
+            if given[key]:
+                raise SettingsError(
+                    f"training_config: {key} is for random weights, the model that model_id names has its "
+                    "own sizes; leave it out"
+                )
 
     @property
     def fine_tuning(self) -> bool:

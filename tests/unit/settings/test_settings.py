@@ -403,6 +403,14 @@ def test_training_settings_come_one_by_one_from_every_layer(write_file: Write) -
         ({"training.max_steps": "5"}, "training.max_steps: it has a setting of its own, max_steps"),
         ({"training.save_steps": "5"}, "it has a setting of its own, checkpoint_every_steps"),
         ({"training.num_steps": "5"}, "training.num_steps: it has a setting of its own, max_steps"),
+        (
+            {"training.model_id": "s3://b/m", "training.model_size": "mini"},
+            "model_size is for random weights, the model that model_id names has its own sizes",
+        ),
+        (
+            {"training.model_id": "s3://b/m", "training.model_config": "{dropout_rate: 0.2}"},
+            "model_config is for random weights",
+        ),
         ({"training.model_config": "{d_kv: 7}"}, "model_config.d_kv must be even"),
         ({"context_length": "1048577"}, "context_length must be a whole number from 1 to 1048576"),
         ({"prediction_length": "1048577"}, "prediction_length must be a whole number from 1 to 1048576"),
