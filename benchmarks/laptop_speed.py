@@ -167,7 +167,7 @@ def page(into: Path, found: Mapping[str, Sample], rounds: int) -> str:
     return write_page(
         into,
         "The laptop's verbs beside a bare AWS CLI call",
-        f"{circumstances('python benchmarks/laptop_speed.py')}, medians of {rounds} rounds.",
+        f"{circumstances('python benchmarks/laptop_speed.py')}, embedded AWS, medians of {rounds} rounds.",
         table(
             (
                 *("call", "wall clock", "processor", "wall beside the bare call", "processor beside it"),

@@ -232,7 +232,7 @@ def page(into: Path, measured: Mapping[str, Seconds], environment: str, rounds: 
     return write_page(
         into,
         "From an empty machine to the first step",
-        f"{circumstances(command)}, {environment}, medians of {rounds}. "
+        f"{circumstances(command)}, embedded AWS, {environment}, medians of {rounds}. "
         f"The environment was put in place by: {used}.",
         "Seconds from the start until each is reached; the last line is processor seconds of the whole way, "
         "the server's not among them.",

@@ -15,7 +15,7 @@ RESULTS: Final = Path(__file__).resolve().parent / "results"
 def circumstances(command: str) -> str:
     """What was run, when, and on what machine: the beginning of a sentence."""
     return (
-        f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: embedded AWS, {os.cpu_count()} cores "
+        f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores "
         f"(load {os.getloadavg()[0]:.0f}), {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}"
     )

@@ -173,7 +173,7 @@ def page(
     return write_page(
         into,
         "The cost of one transition",
-        f"{circumstances(command)}, medians of {rounds} rounds. "
+        f"{circumstances(command)}, embedded AWS, medians of {rounds} rounds. "
         "Every call of the AWS CLI pays its start-up, as it does in a run.",
         table(("way", "requests", "time", "beside `aws s3 cp`"), rows),
         "A transition stages the body, publishes it by one conditional CopyObject and drops the staged body; "

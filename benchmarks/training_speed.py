@@ -2,10 +2,12 @@
 
     python benchmarks/training_speed.py [--steps N] [--rounds N] [--report FILE.md]
 
-Both start from the same weights and take the same number of steps over the same data in turns, each in a
-process of its own; told is the median of the rounds' ratios. On a CPU the time is that of the process's own
-computing, in one thread, which other programs disturb least. The losses of both are told: the windows are
-drawn alike but not the same, so they agree up to chance. Exits 1 when a ratio is below 1.5.
+Each model learns from windows with any past that series of 1000 values offer, and again from those alone
+whose past fills the context. Both sides start from the same weights and take the same number of steps over
+the same data in turns, each in a process of its own; told is the median of the rounds' ratios. On a CPU the
+time is that of the process's own computing, in one thread, which other programs disturb least. The losses
+of both are told: the windows are drawn alike but not the same, so they agree up to chance. Exits 1 when a
+ratio is below 1.5.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -41,6 +44,8 @@ CASES = {
     "mini (28 M), batch 8": (6, {"model_size": "mini", "batch_size": 8}),
 }
 """Each with how many times fewer steps it is given, as a step takes that much longer."""
+PASTS = {"any from 64 values": {}, "longer than the context": {"min_past": 512}}
+"""What lies before a window in its series: where that is less than the context, the rest is empty."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SERIES, LENGTH = 200, 1000
 
@@ -150,9 +155,9 @@ def main() -> int:
     given = parser.parse_args()
     data, lines, good = series(), [], True
     mine, other = (ProcessPoolExecutor(1, get_context("spawn"), set_up) for _ in range(2))
-    for name, (fewer, case) in CASES.items():
+    for (name, (fewer, case)), (past, least) in product(CASES.items(), PASTS.items()):
         steps = max(4, given.steps // fewer)
-        config = ChronosConfig(max_steps=steps, log_steps=steps, **case)
+        config = ChronosConfig(max_steps=steps, log_steps=steps, **case, **least)
         rounds = []
         for _ in range(given.rounds + 1):
             found = [who.submit(way, config, data).result() for who, way in ((mine, ours), (other, theirs))]
@@ -161,12 +166,12 @@ def main() -> int:
         ratio = statistics.median(quick[0] / slow[0] for quick, slow in rounds[1:])
         losses = [statistics.median(pair[who][1] for pair in rounds[1:]) for who in (0, 1)]
         good &= ratio >= LEAST_RATIO
-        lines.append(f"| {name} | {steps} | {ratio:.2f} x | {losses[0]:.2f} | {losses[1]:.2f} |")
+        lines.append(f"| {name} | {past} | {steps} | {ratio:.2f} x | {losses[0]:.2f} | {losses[1]:.2f} |")
         print(lines[-1], flush=True)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"one thread, {platform.machine()}"
     head = [
-        "| model | steps | steps a second, ours to fit() | loss, ours | loss, fit() |",
-        "|---|---|---|---|---|",
+        "| model | past | steps | steps a second, ours to fit() | loss, ours | loss, fit() |",
+        "|---|---|---|---|---|---|",
     ]
     table = "\n".join([*head, *lines])
     command = f"python benchmarks/training_speed.py --steps {given.steps} --rounds {given.rounds}"

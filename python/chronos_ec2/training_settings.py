@@ -24,6 +24,7 @@ RANDOM: Final = "random"
 _ALIASES: Final = {"num_steps": "max_steps", "target_columns": "target", "item_id_column": "id_column"}
 _HINTS: Final = {
     "per_device_train_batch_size": "batch_size is the number of windows of all devices together",
+    "bf16": "precision: bf16 computes in it",
     "random_init": "model_id: random starts from random weights",
     "output_dir": "the wrapper chooses the folder",
     "training_data_paths": "the data are what invoke upload --data sent",
@@ -31,12 +32,15 @@ _HINTS: Final = {
 LARGEST_SIZE: Final = 1 << 20
 """Of a model's sizes and lengths: beyond it are typing errors."""
 MOST_LAYERS: Final = 1000
+_ANY: Final = 1e12
+WHEN_TO_TELL: Final = frozenset({"save_steps", "log_steps"})
+"""Settings that change nothing in what is learned, whoever trains."""
 _MODEL_KEYS: Final = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate")
 
 Config = TypeVar("Config")
 
 
-def _number(default: Any, least: float, most: float = 1e12, *, optional: bool = False) -> Any:
+def _number(default: Any, least: float, most: float = _ANY, *, optional: bool = False) -> Any:
     return field(default=default, metadata={"least": least, "most": most, "optional": optional})
 
 
@@ -52,9 +56,9 @@ def _columns(default: tuple[str, ...]) -> Any:
 class WindowConfig:
     """What every trainer of ours knows. Steps count optimiser updates."""
 
-    prediction_length: int = _number(64, 1)
+    prediction_length: int = _number(64, 1, LARGEST_SIZE)
     """How many values each forecast looks ahead; as many at the end of every series are held out."""
-    context_length: int = _number(512, 1)
+    context_length: int = _number(512, 1, LARGEST_SIZE)
     """How many values the model sees."""
     max_steps: int = _number(300, 1)
     """How many updates to make."""
@@ -105,7 +109,7 @@ class WindowConfig:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if key not in ("save_steps", "log_steps")
+            if key not in WHEN_TO_TELL
         }
 
 
@@ -126,7 +130,7 @@ class ChronosConfig(WindowConfig):
         default=RANDOM, metadata={"text": re.compile(r"random|s3://[^/]+/.+|/.*|\.{1,2}/.*")}
     )
     """`random`, or the folder or S3 prefix of a Chronos-2 model to fine-tune."""
-    model_size: str = _choice("tiny", *MODEL_SIZES)
+    model_size: str = _choice(MODEL_SIZES[0], *MODEL_SIZES)
     """The size of a model that starts at random: tiny 0.3 M, mini 28 M, base 120 M parameters."""
     model_config: Mapping[str, Any] = field(default_factory=dict, metadata={"model": True})
     """Sizes that differ from `model_size`: d_model, d_kv, d_ff, num_layers, num_heads, dropout_rate."""
@@ -148,6 +152,20 @@ class ChronosConfig(WindowConfig):
     """auto: bf16 where the GPU computes in it (compute capability 8.0 and up), else fp32."""
     torch_compile: bool = field(default=False, metadata={"flag": True})
     """Compile the model at the first step; that takes a minute, a C compiler, and pays on long runs alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that nothing would look at.
+
+        Raises:
+            SettingsError: sizes are given beside a model that has its own.
+        """
+        given = {"model_size": self.model_size != MODEL_SIZES[0], "model_config": bool(self.model_config)}
+        for key in given if self.fine_tuning else ():
+            if given[key]:
+                raise SettingsError(
+                    f"training_config: {key} is for random weights, the model that model_id names has its "
+                    "own sizes; leave it out"
+                )
 
     @property
     def fine_tuning(self) -> bool:
@@ -259,7 +277,8 @@ def _checked_number(where: str, rule: Mapping[str, Any], default: Any, value: An
     whole = isinstance(default, int) or (default is None and not where.endswith("learning_rate"))
     if whole:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise SettingsError(f"{where} must be a whole number from {least} up, not {value!r}")
+            limit = f"to {most}" if most < _ANY else "up"
+            raise SettingsError(f"{where} must be a whole number from {least} {limit}, not {value!r}")
         return value
     # YAML 1.1 reads 1e-3 (no dot) as text, though everybody means the number.
     try:
@@ -295,4 +314,6 @@ def _checked_model(where: str, value: Any) -> dict[str, Any]:
         if not fits or not (0 <= item < 1 if rate else whole):
             expected = "from 0 to below 1" if rate else f"a whole number from 1 to {most}"
             raise SettingsError(f"{where}.{key} must be {expected}, not {item!r}")
+        if key == "d_kv" and item % 2:
+            raise SettingsError(f"{where}.{key} must be even (rotary position embedding), not {item}")
     return dict(value)

@@ -93,7 +93,7 @@ reason_to_stop() {
   _reason_in_state "$status" "$3"
 }
 
-# The same of a state that has been read. <read_state's status> <run_id>
+# The same of a state that has been read; nothing, not even a line, where there is none. <read_state's status> <run_id>
 _reason_in_state() {
   case $1 in
     "$EXIT_NO_SUCH_RUN") printf 'lost\n' ;;
@@ -102,7 +102,7 @@ _reason_in_state() {
       jq -r --arg run "$2" --arg killed "$KILLED_BY_OPERATOR" '
         if .run_id != $run then "lost"
         elif .status == "killed" or (.status == "failed" and .error_message == $killed) then "killed"
-        else "" end' <<<"$STATE_JSON"
+        else empty end' <<<"$STATE_JSON"
       ;;
   esac
 }

@@ -228,6 +228,15 @@ def cloud(started_cloud: Cloud) -> Cloud:
 
 
 @pytest.fixture(scope="session")
+def with_torch(cloud: Cloud) -> None:
+    """The environment that instances get by default, in place of the light one."""
+    requirements = {"CHRONOS_ENVIRONMENT_REQUIREMENTS": "requirements/instance.lock"}
+    for words in (("build-env",), ("upload", "--data", str(cloud.home / "data"))):
+        done = cloud.invoke(*words, "--env", "local", timeout=1800, **requirements)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
 def prefork() -> Iterator[Prefork]:
     """An `aws` that starts at once."""
     with tempfile.TemporaryDirectory(prefix="prefork-") as folder:
@@ -254,7 +263,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chronos", action="store_true", help=words)
     words = "tests/e2e: take every permission of the instance's role away in turn"
     parser.addoption("--every-permission", action="store_true", help=words)
-    words = "tests/e2e: train on two machines, of which one dies (five minutes, alone)"
+    words = "tests/e2e: train on two machines, of which one dies (ten minutes)"
     parser.addoption("--two-machines", action="store_true", help=words)
 
 

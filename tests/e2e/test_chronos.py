@@ -22,15 +22,6 @@ STEPS = 200
 FLAGS = ("--set", "trainer=chronos", "--set", f"max_steps={STEPS}", "--set", "training.log_steps=1")
 
 
-@pytest.fixture
-def with_torch(cloud: Cloud) -> None:
-    """The environment that instances get by default."""
-    requirements = {"CHRONOS_ENVIRONMENT_REQUIREMENTS": "requirements/instance.lock"}
-    for words in (("build-env",), ("upload", "--data", str(cloud.home / "data"))):
-        done = cloud.invoke(*words, "--env", "local", timeout=1800, **requirements)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def step_of(cloud: Cloud) -> int:
     """The step that the state file names; 0 before there is one."""
     name, _, number = cloud.step().partition("_")

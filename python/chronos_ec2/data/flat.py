@@ -63,7 +63,7 @@ class Places:
         firsts = (np.cumsum(counts) - counts)[wanted]
         order = None
         if (block.codes[1:] < block.codes[:-1]).any():
-            order = np.argsort(block.codes, kind="stable")
+            order = order_of(block.codes)
         for source, target in pairs:
             _copy(source if order is None else source[order], target, firsts, starts, fresh)
         self.filled[chosen] += fresh
@@ -83,6 +83,12 @@ def _copy(
         return
     steps = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     target[np.repeat(starts, counts) + steps] = source[np.repeat(firsts, counts) + steps]
+
+
+def order_of(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The order that sorts rows by the number of their series and leaves those of one series as they come."""
+    # Numbers of 16 bits are sorted by counting, several times faster than longer ones.
+    return np.argsort(codes.astype(np.min_scalar_type(int(codes.max()))), kind="stable")
 
 
 def allocator(needed: int, scratch: Path | None, memory_bytes: int | None) -> Allocate:

@@ -19,6 +19,8 @@ from chronos_ec2.state.clock import to_text, utc_now
 
 _SAVE_EVERY_SECONDS: Final = 1.0
 _NAMES_ERROR: Final = re.compile(r"^(\[[\w:]+\]:? *)*(error: |[\w.]*(Error|Exception)\b)")
+_OF_ANOTHERS_END: Final = re.compile(r"\bChildFailedError\b|Connection (closed|reset) by peer")
+"""What torchrun, and the workers that are left, say when one worker has failed."""
 _TORCHRUN_RULE: Final = re.compile(r"={20,}")
 """The lines around what torchrun sums a failure up in."""
 _FILE_DESCRIPTORS: Final = {"stdout": 1, "stderr": 2}
@@ -82,7 +84,7 @@ class Collector:
 
     def _listen(self, lines: list[str]) -> None:
         for line in lines:
-            if _NAMES_ERROR.search(line):
+            if _NAMES_ERROR.search(line) and not (self._last_error and _OF_ANOTHERS_END.search(line)):
                 self._last_error = line
             if _TORCHRUN_RULE.fullmatch(line.strip()):
                 self._last_words = self._last_error or self._last_words

@@ -62,7 +62,7 @@ def trainer_argv(
     if config.trainer == "command":
         return _own_command(config, config_path, data, output, place)
     module: tuple[str, ...] = ("-m", OWN_TRAINERS[config.trainer])
-    count = config.processes or gpus or 1
+    count = config.processes or gpus or 1 if config.trainer == "chronos" else 1
     if count > 1 or not place.alone:
         # A worker that dies ends the rest; going on from the last checkpoint is the next run's matter.
         module = (

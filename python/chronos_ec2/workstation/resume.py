@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 from chronos_ec2.errors import ChronosError, NoSuchRun, SettingsError, UsageProblem
 from chronos_ec2.report.run_files import mapping
 from chronos_ec2.state.stored_checkpoints import list_stored, read_manifest
+from chronos_ec2.training_settings import WHEN_TO_TELL, read_training_config
 from chronos_ec2.workstation.launch_files import run_config
 from chronos_ec2.workstation.run_ids import list_run_ids, no_such_run, run_prefix
 from chronos_ec2.workstation.s3 import get_json, translated
 from chronos_ec2.workstation.setting_values import parse_assignments
-from chronos_ec2.workstation.settings import KEYS, Settings, load_settings
+from chronos_ec2.workstation.settings import KEYS, TRAINER_CONFIGS, Settings, load_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,7 +36,6 @@ SETTINGS_OF_A_RUN: Final = ("trainer", "command", "accelerator")
 How often to save, where and how long to run may change.
 """
 _SETTING_OF: Final = {"save_steps": "checkpoint_every_steps"}
-MAY_CHANGE: Final = frozenset({"save_steps", "log_steps", "eval_series", "gradient_accumulation_steps"})
 
 
 def check_resume(
@@ -77,14 +77,33 @@ def check_resume(
 def differing_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The training settings of two runs' configs that are not the same, each as (then, now)."""
     pairs = {key: (then.get(key), now.get(key)) for key in SETTINGS_OF_A_RUN}
-    before, after = mapping(then.get("training_config")), mapping(now.get("training_config"))
-    for key in sorted({*before, *after} - MAY_CHANGE):
+    same = then.get("trainer") == now.get("trainer")
+    before, after = _as_taken(then, now) if same else (_as_given(then), _as_given(now))
+    for key in sorted({*before, *after} - WHEN_TO_TELL):
         pairs[key] = (before.get(key), after.get(key))
     left_open = any(value in (None, "auto") for value in pairs.get("precision", ()))
     if left_open and now.get("trainer") == "chronos":
         # What `auto` came to is known on the machine alone, where the trainer refuses another one.
         del pairs["precision"]
     return {key: pair for key, pair in pairs.items() if _plain(pair[0]) != _plain(pair[1])}
+
+
+def _as_given(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping(config.get("training_config"))
+
+
+def _as_taken(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The training settings that decide the result, as the trainer of these runs takes them."""
+    trainer = TRAINER_CONFIGS.get(str(configs[0].get("trainer")))
+    given = [_as_given(config) for config in configs]
+    if trainer is None:
+        return given
+    try:
+        taken = [read_training_config(trainer, config, "training_config") for config in given]
+    except SettingsError:  # a run of another version, whose settings this one does not know
+        return given
+    # What is in the start model, which the trainer goes by, is not looked into here.
+    return [{**config.result_keys(), "model_id": getattr(config, "model_id", None)} for config in taken]
 
 
 def _setting(key: str) -> str:

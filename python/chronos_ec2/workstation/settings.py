@@ -88,8 +88,9 @@ _COLUMN_KEYS: Final = ("id_column", "timestamp_column", "target", "past_covariat
 _OWN_TRAINING_KEYS: Final = {
     **{key: key for key in ("prediction_length", "context_length", "max_steps", "seed")},
     "save_steps": "checkpoint_every_steps",
+    "num_steps": "max_steps",
 }
-_CONFIGS: Final[dict[str, type[WindowConfig]]] = {"chronos": ChronosConfig, "test": LinearConfig}
+TRAINER_CONFIGS: Final[dict[str, type[WindowConfig]]] = {"chronos": ChronosConfig, "test": LinearConfig}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +262,7 @@ class Settings:
         return 0 if config is None else config.prediction_length
 
     def _own_training(self) -> WindowConfig | None:
-        config = _CONFIGS.get(self.trainer)
+        config = TRAINER_CONFIGS.get(self.trainer)
         return None if config is None else read_training_config(config, self.training_config(), _TRAINING)
 
 

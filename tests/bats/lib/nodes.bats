@@ -140,6 +140,17 @@ ended() { cat "$(object a-bucket "dev/$RUN/nodes/r-1/$1.end.json")"; }
   assert_json "$(state_now)" .status training
 }
 
+@test "a node whose training has failed, and that was not told to stop, looks for one that was lost" {
+  look_for_lost_node() { printf 'looked\n' >"$work/looked"; }
+  note_stop_reason
+  assert [ -e "$work/looked" ]
+  rm "$work/looked"
+  put_state killed training "$RUN"
+  note_stop_reason
+  assert_equal "$(stop_reason)" killed
+  assert [ ! -e "$work/looked" ]
+}
+
 @test "the first node fails with what went wrong here and there, and the way on" {
   place 0
   lost 1 failed 'node 1 (i-0b) has ended: disk full'

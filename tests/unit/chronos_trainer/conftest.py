@@ -90,7 +90,10 @@ def config(tmp_path: Path) -> Callable[..., Path]:
 
     def write(**changes: Any) -> Path:
         path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump({"run_id": "r", "training_config": {**SMALL, **changes}}))
+        settings = {**SMALL, **changes}
+        if "model_id" in changes:
+            del settings["model_config"]
+        path.write_text(yaml.safe_dump({"run_id": "r", "training_config": settings}))
         return path
 
     return write

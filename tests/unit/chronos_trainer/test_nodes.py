@@ -65,6 +65,14 @@ def test_two_machines_learn_what_one_process_does_and_only_the_first_one_writes(
     assert json.loads((second / "training.json").read_text())["status"] == "completed"
 
 
+def test_a_failure_under_torchrun_is_told_in_the_trainers_own_words(waves: Path, tmp_path: Path) -> None:
+    odd = {**SMALL, "batch_size": 9}
+    wrapper = start(tmp_path / "0", waves, nodes=1, processes=2, training_config=odd)
+    said = wrapper.communicate(timeout=600)[0]
+    record = json.loads((tmp_path / "0" / "output" / "training.json").read_text())
+    assert "it last said: error: batch_size 9 must be a multiple of" in record["error"], said
+
+
 @pytest.mark.parametrize("learning", [False, True], ids=["while the workers start", "while they learn"])
 def test_torchrun_and_its_workers_end_with_a_wrapper_that_is_killed(
     waves: Path, tmp_path: Path, *, learning: bool

@@ -41,6 +41,15 @@ def test_torchrun_is_told_the_place_also_for_one_process_a_node(rank: int) -> No
     assert by_itself[-2:] == ("--accelerator", "cpu")  # never what torch happens to see
 
 
+def test_processes_are_those_of_chronos_alone() -> None:
+    paths = (Path("/c"), Path("/d"), Path("/o"))
+    argv = trainer_argv(RunConfig(**CONFIG, trainer="chronos", processes=2), *paths)
+    assert "--nproc-per-node=2" in argv
+    assert "torch.distributed.run" not in trainer_argv(
+        RunConfig(**CONFIG, trainer="test", processes=2), *paths
+    )
+
+
 def test_a_command_gets_its_place_in_words() -> None:
     command = ("run", "{nodes}", "{node_rank}", "{master_addr}:{master_port}")
     config = RunConfig(**CONFIG, trainer="command", command=command)

@@ -94,15 +94,23 @@ def test_the_childs_exit_code_comes_back_with_its_last_words(rig: Rig) -> None:
     assert "luck" in err
 
 
-def test_below_torchruns_summary_the_error_of_its_worker_is_the_last_word(rig: Rig) -> None:
+@pytest.mark.parametrize("own", ["error: batch_size 9 is odd", "[rank1]: ValueError: two rows at 12:00"])
+def test_below_torchruns_summary_the_error_of_its_worker_is_the_last_word(rig: Rig, own: str) -> None:
     lines = [
-        "[rank1]: ValueError: two rows at 12:00",
+        own,
+        "[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:9",
+        "W1129 06:51:28.964000 18742 api.py:1028] Sending process 25323 closing signal SIGTERM",
+        "E1129 06:51:29.342000 18742 api.py:1002] failed (exitcode: 2) local_rank: 1 (pid: 25329)",
+        "Traceback (most recent call last):",
+        "    raise ChildFailedError(",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
         "=" * 60,
         "Root Cause (first observed failure):",
+        "  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html",
         "=" * 60,
     ]
     rig.run(f"import sys; sys.stderr.write({chr(10).join(lines) + chr(10)!r}); sys.exit(1)")
-    assert rig.record["error"].endswith("it last said: [rank1]: ValueError: two rows at 12:00")
+    assert rig.record["error"].endswith(f"it last said: {own}")
 
 
 def test_a_child_killed_by_a_signal_gives_128_plus_its_number(rig: Rig) -> None:

@@ -134,6 +134,32 @@ def test_what_does_not_change_the_result_may_differ(world: Any) -> None:
     assert check(world, settings_with(**more))["step"] == 100
 
 
+@pytest.mark.parametrize("key", ["eval_series", "gradient_accumulation_steps", "log_steps", "torch_compile"])
+def test_what_the_trainer_lets_change_may_change(world: Any, key: str) -> None:
+    put_interrupted(world, 100)
+    value = "true" if key == "torch_compile" else "2"
+    assert check(world, settings_with(**{f"training.{key}": value}))["step"] == 100
+
+
+@pytest.mark.parametrize(
+    "written",
+    [{"training.batch_size": "32"}, {"training.target": "[target]"}, {"training.model_id": "random"}],
+)
+def test_a_default_is_the_same_written_out_and_left_out(world: Any, written: dict[str, str]) -> None:
+    put_interrupted(world, 100, config=run_config(settings_with(**written), RUN))
+    assert check(world)["step"] == 100
+    put_interrupted(world, 100)
+    assert check(world, settings_with(**written))["step"] == 100
+
+
+def test_a_setting_of_a_run_that_an_older_version_made_counts_as_it_stands(world: Any) -> None:
+    config = run_config(settings_with(), RUN)
+    config["training_config"]["given_up"] = 1
+    put_interrupted(world, 100, config=config)
+    with pytest.raises(SettingsError, match="cannot go on as another one: given_up is not set and was 1"):
+        check(world)
+
+
 def test_a_precision_is_named_where_it_was_left_to_the_machine_and_otherwise_kept(world: Any) -> None:
     put_interrupted(world, 100)
     bf16 = {"training.precision": "bf16"}
