@@ -27,6 +27,8 @@ note_stop_reason() {
   if [[ -n $stop_reason_file && ! -s $stop_reason_file ]]; then
     reason_to_stop "$CHRONOS_BUCKET" "$CHRONOS_ENV" "$CHRONOS_RUN_ID" >"$stop_reason_file"
     if many_nodes && [[ ! -s $stop_reason_file ]]; then look_for_lost_node; fi
+    # An empty line: a notice, say, that comes from now on is not why this ends.
+    [[ -s $stop_reason_file ]] || printf '\n' 2>/dev/null >"$stop_reason_file" || true
   fi
 }
 

@@ -144,7 +144,9 @@ ended() { cat "$(object a-bucket "dev/$RUN/nodes/r-1/$1.end.json")"; }
   look_for_lost_node() { printf 'looked\n' >"$work/looked"; }
   note_stop_reason
   assert [ -e "$work/looked" ]
-  rm "$work/looked"
+  give_reason "$stop_reason_file" interrupted # too late to be why
+  assert_equal "$(stop_reason)" ''
+  rm "$work/looked" "$stop_reason_file"
   put_state killed training "$RUN"
   note_stop_reason
   assert_equal "$(stop_reason)" killed
