@@ -171,6 +171,30 @@ terminate_each() {
   return "$status"
 }
 
+# Terminates what the state file names and the search by tag does not show: EC2 lists a new one late. Whoever writes to the
+# bucket can name any machine there, so one that EC2 shows, or cannot say, to be another's is left.
+end_unlisted() {
+  local id
+  for id in "${unlisted_ids[@]}"; do
+    if may_be_ours "$id"; then
+      terminate_each "$id" || true
+    else
+      log_warn "$id, which the state file names, cannot be seen to be a machine of $environment; it is left alone"
+    fi
+  done
+}
+
+# Whether a machine has this environment's tags, or EC2 does not show it yet, or any more. <id>
+may_be_ours() {
+  if ! retry_with_backoff 6 aws ec2 describe-instances --instance-ids "$1" --output json; then
+    [[ $AWS_ERROR_CODE == InvalidInstanceID.NotFound ]]
+    return $?
+  fi
+  # shellcheck disable=SC2016  # a jq program
+  jq -e --arg project "$TAG_PROJECT" --arg environment "$environment" '[.Reservations[].Instances[].Tags // [] | from_entries]
+    | all(.[]; .Project == $project and .Environment == $environment)' <<<"$AWS_OUTPUT" >/dev/null
+}
+
 # Terminates what is left, and makes sure.
 make_sure() {
   local live attempt
@@ -239,8 +263,7 @@ end_runs() {
       wait_until_gone "$grace" || log_warn "it did not stop in time"
     fi
   fi
-  # What the state file names and the search by tag does not show: EC2 lists a new one late.
-  terminate_each "${unlisted_ids[@]}" || true
+  end_unlisted
   make_sure
   readarray -t ended < <(jq -r '.[]' <<<"$run_ids")
   if [[ $state_is == unseen ]]; then

@@ -7,7 +7,8 @@ readonly _CHRONOS_LOG=1
 _log() {
   local level=$1 TZ=UTC
   shift
-  printf '%(%Y-%m-%dT%H:%M:%SZ)T %-5s %s\n' -1 "$level" "$*" >&2 || true # nobody may be listening any more
+  # Some of it others wrote: no byte steers the terminal, or makes a line of its own.
+  printf '%(%Y-%m-%dT%H:%M:%SZ)T %-5s %s\n' -1 "$level" "${*//[[:cntrl:]]/ }" >&2 || true # nobody may be listening any more
 }
 
 log_info() { _log INFO "$@"; }

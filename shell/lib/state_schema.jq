@@ -25,6 +25,16 @@ def nested_problems($table):
   | $body[$name]
   | problems("\($name)."; $fields);
 
+# What goes into calls and loops has a form as well: an id that is a flag would be one of the AWS CLI's.
+def form_problems($where; $patterns):
+  to_entries[]
+  | ($where + .key) as $name
+  | select(.value != null and ($patterns | has($name)))
+  | .value
+  | if type == "array" then .[] else . end
+  | select(tostring | test("\\A(?:\($patterns[$name]))\\z") | not)
+  | "\($name) is \(tojson | .[:80]), expected \($patterns[$name])";
+
 # Unknown fields are carried along; a version that is not known may mean other things by the known ones.
 def version_problem($known):
   (.control | if type == "object" then .schema_version else null end) as $version
@@ -39,10 +49,12 @@ $table[0] as $table
 | if type != "object" then "expected an object, got \(type)"
   elif [version_problem($table.schema_version)] != [] then version_problem($table.schema_version)
   else
-    [problems(""; $table.fields)]
+    . as $body
+    | [problems(""; $table.fields)]
     + (if (.timestamps | type) == "object" and (.control | type) == "object" then [nested_problems($table)] else [] end)
     + (.status? as $status
        | if ($status | type) != "string" or ($table.transitions | has($status)) then []
          else ["unknown status \($status)"] end)
-    | .[]
+    | if . != [] then .[]
+      else ($body | form_problems(""; $table.patterns)), ($body.control | form_problems("control."; $table.patterns)) end
   end

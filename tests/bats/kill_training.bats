@@ -134,6 +134,75 @@ readonly FREE='delete-object dev/system-state.json if-match'
   assert_json "$(run_record_now)" '"\(.outcome) \(.failed_step)"' 'killed training'
 }
 
+@test "a machine that the state file names and EC2 shows to be another's is left alone" {
+  local tags
+  for tags in '[]' '[{"Key":"Project","Value":"Payroll"},{"Key":"Environment","Value":"dev"}]' \
+    '[{"Key":"Project","Value":"Chronos-Training"},{"Key":"Environment","Value":"prod"}]'; do
+    plan_checks
+    aws_plan 'ec2 describe-instances --filters *' --times 2 --out "$(instances_json)"
+    aws_plan 'ec2 describe-instances --instance-ids i-0abc --output json' \
+      --out "$(instances_json "{\"InstanceId\":\"i-0abc\",\"State\":{\"Name\":\"running\"},\"Tags\":$tags}")"
+    put_run_record "$RUN"
+    put_state training step_7
+    kill_run --yes --now
+    assert_success
+    assert_regex "$stderr" 'i-0abc, which the state file names, .* left alone'
+    assert_equal "$(state_now)" ''
+  done
+  refute_called 'ec2 terminate-instances *'
+}
+
+@test "a machine that the state file names and EC2 lists late is ended: by its tags, or because EC2 does not show it at all" {
+  local answer
+  local -a answers=(--out "$(instances_json '{"InstanceId":"i-0abc","State":{"Name":"pending"},"Tags":[{"Key":"Project","Value":"Chronos-Training"},
+    {"Key":"Environment","Value":"dev"}]}')" --error InvalidInstanceID.NotFound)
+  for answer in 0 2; do
+    plan_checks
+    aws_plan 'ec2 describe-instances --filters *' --times 2 --out "$(instances_json)"
+    aws_plan 'ec2 describe-instances --instance-ids i-0abc --output json' "${answers[@]:answer:2}"
+    plan_terminate
+    put_run_record "$RUN"
+    put_state training step_7
+    kill_run --yes --now
+    assert_success
+  done
+  assert_called 2 ec2 terminate-instances --instance-ids i-0abc --output json
+}
+
+@test "a machine that the state file names is left alone where EC2 cannot say whose it is" {
+  plan_checks
+  aws_plan 'ec2 describe-instances --filters *' --times 2 --out "$(instances_json)"
+  aws_plan 'ec2 describe-instances --instance-ids i-0abc --output json' --error UnauthorizedOperation
+  put_state training step_7
+  kill_run --yes --now
+  assert_success
+  refute_called 'ec2 terminate-instances *'
+}
+
+@test "what a state file says steers no terminal and makes no line of its own" {
+  plan_checks
+  plan_instance_seen 1
+  put_state training 'step_7\u001b[2J\u0007\r\nERROR made up'
+  kill_run --dry-run
+  assert_success
+  assert_equal "$(tr -dc '[:cntrl:]' <<<"$stderr" | tr -d '\n' | wc -c)" 0
+  assert_regex "$stderr" 'at step_7 \[2J   ERROR made up'
+  assert_equal "$(grep -c '^ERROR' <<<"$stderr" || true)" 0
+}
+
+@test "what a state file puts in place of an instance's id is never an argument: the file is corrupt" {
+  local id
+  for id in --endpoint-url=http://203.0.113.7 'file:///etc/hostname' 'i-0abc --dry-run' $'i-0abc\\nout'; do
+    plan_checks
+    aws_plan 'ec2 describe-instances --filters *' --times 2 --out "$(instances_json)"
+    put_state training step_7 "$RUN" "$id"
+    kill_run --yes --now
+    assert_success
+    assert_regex "$stderr" 'instance_id is .*, expected i-'
+  done
+  refute_called 'ec2 * --instance-ids *'
+}
+
 @test "a killed run keeps the milestones that its machine has told, another that is ended with it has none of them" {
   plan_checks
   aws_plan 'ec2 describe-instances *' --times 2 --out "$(instances_json "$(instance_json i-0abc running "$RUN")" "$(instance_json i-0def running "$OTHER")")"

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from botocore.exceptions import ClientError
-
 from .conftest import Cloud
 
 _LARGEST_OBJECT = 20 * 2**20
@@ -22,7 +20,6 @@ _LOOK_SECONDS = 0.5
 # What a role's credentials look like: an instance has such, and writes them nowhere.
 _ROLE_KEY = re.compile(rb"\bASIA[0-9A-Z]{12,}\b")
 _ENDPOINT = re.compile(rb"(?:^|\0)AWS_EC2_METADATA_SERVICE_ENDPOINT=([^\0]+)")
-_STATE = "local/system-state.json"
 
 
 class Canaries:
@@ -31,8 +28,9 @@ class Canaries:
     Attributes:
         variables: what is planted on the laptop.
         of_role: id, secret and token of the machine's temporary key, once there is a machine.
-        seen_in: command lines and state files that held one.
-        looked_at: how many of each were looked at.
+        command_lines: of every process that a look met.
+        written: all that was ever written to the bucket, also what was replaced or deleted since: the state
+            in each of its moves, and as it was staged.
     """
 
     def __init__(self, cloud: Cloud) -> None:
@@ -46,8 +44,8 @@ class Canaries:
         self._secrets = [*self.variables.values(), cloud.launcher["AWS_SECRET_ACCESS_KEY"]]
         self.of_role: set[str] = set()
         self._cloud = cloud
-        self.seen_in: set[str] = set()
-        self.looked_at = {"command lines": 0, "state files": 0}
+        self.command_lines: set[bytes] = set()
+        self.written: list[tuple[str, bytes]] = []
 
     def found_in(self, what: bytes) -> bool:
         """Whether a secret of the laptop stands there, as it is or as base64 has it."""
@@ -59,13 +57,14 @@ class Canaries:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """In every variable that a task gets; meanwhile all command lines and the state are looked at."""
+        """In every variable that a task gets; meanwhile command lines are read and S3 forgets nothing."""
         self._cloud.variables.update(self.variables)
         done = threading.Event()
         looking = threading.Thread(target=self._look, args=(done,), daemon=True)
         looking.start()
         try:
-            yield
+            with self._all_kept():
+                yield
         finally:
             done.set()
             looking.join()
@@ -76,17 +75,29 @@ class Canaries:
         while not done.wait(_LOOK_SECONDS):
             for process in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
-                    self._look_at("command lines", (process / "cmdline").read_bytes())
+                    self.command_lines.add((process / "cmdline").read_bytes())
                     self._learn((process / "environ").read_bytes())
-            with suppress(ClientError):  # there is none yet, or none any more
-                s3 = self._cloud.aws.s3
-                state = s3.get_object(Bucket=self._cloud.aws.bucket, Key=_STATE)
-                self._look_at("state files", state["Body"].read())
 
-    def _look_at(self, kind: str, what: bytes) -> None:
-        self.looked_at[kind] += 1
-        if _any_in([*self._secrets, *self.of_role], what):
-            self.seen_in.add(what.decode(errors="replace"))
+    @contextmanager
+    def _all_kept(self) -> Iterator[None]:
+        """The bucket keeps each version of an object for a while, and is then as it was."""
+        s3, bucket = self._cloud.aws.s3, self._cloud.aws.bucket
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        try:
+            yield
+        finally:
+            for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                for item in page.get("Versions", []):
+                    one = {"Key": item["Key"], "VersionId": item["VersionId"]}
+                    if item["VersionId"] != "null":  # that is what was there before
+                        answer = s3.get_object(Bucket=bucket, **one)
+                        self.written.append((item["Key"], answer["Body"].read()))
+                        self.written.append((f"metadata of {item['Key']}", _metadata(answer)))
+                    if not item["IsLatest"]:
+                        s3.delete_object(Bucket=bucket, **one)
+                for item in page.get("DeleteMarkers", []):
+                    s3.delete_object(Bucket=bucket, Key=item["Key"], VersionId=item["VersionId"])
+            s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
 
     def _learn(self, environ: bytes) -> None:
         """Ask a guest's metadata service for what only the guest may know."""
@@ -120,7 +131,7 @@ class Canaries:
             for item in page["Contents"]:
                 if item["Size"] < _LARGEST_OBJECT:
                     answer = aws.s3.get_object(Bucket=aws.bucket, Key=item["Key"])
-                    yield item["Key"], answer["Body"].read() + json.dumps(answer["Metadata"]).encode()
+                    yield item["Key"], answer["Body"].read() + _metadata(answer)
 
     def _instance(self, instance_id: str) -> Iterator[tuple[str, bytes]]:
         ec2 = self._cloud.aws.ec2
@@ -129,6 +140,10 @@ class Canaries:
         yield "console", str(ec2.get_console_output(InstanceId=instance_id).get("Output", "")).encode()
         described = ec2.describe_instances(InstanceIds=[instance_id])
         yield "describe-instances", json.dumps(described, default=str).encode()
+
+
+def _metadata(answer: Any) -> bytes:
+    return json.dumps(answer["Metadata"]).encode()
 
 
 def _read(request: Request) -> str:

@@ -98,8 +98,13 @@ def test_a_run_trains_and_leaves_only_its_results(
 def test_no_secret_of_the_laptop_or_the_machine_comes_up_anywhere(
     whole_run: dict[str, Any], canaries: Canaries
 ) -> None:
-    assert canaries.looked_at["command lines"] > 100 and canaries.looked_at["state files"] > 5
-    assert canaries.seen_in == set()
+    states = [json.loads(body) for key, body in canaries.written if key == "local/system-state.json"]
+    revisions = sorted(state["control"]["revision"] for state in states)
+    assert revisions == list(range(1, len(states) + 1)) and len(states) > 8
+    assert {state["status"] for state in states} >= {"initialization", "training", "cleanup"}
+    assert len(canaries.command_lines) > 50 and len(canaries.of_role) == 3
+    meanwhile = [*canaries.written, *((str(line), line) for line in canaries.command_lines)]
+    assert [at for at, what in meanwhile if canaries.found_in(what) or canaries.role_found_in(what)] == []
     places = dict(canaries.places(whole_run))
     run = f"local/{whole_run['run_id']}"
     wanted = {"user data", "console", f"{run}/run.json", f"{run}/logs/bootstrap.log", f"{run}/config.yaml"}
@@ -109,7 +114,6 @@ def test_no_secret_of_the_laptop_or_the_machine_comes_up_anywhere(
         place for place, body in places.items() if canaries.role_found_in(body) and not place.startswith("/")
     ]
     assert left == [], "a role's key"
-    assert len(canaries.of_role) == 3
     assert all(canaries.role_found_in(f"x{secret}y".encode()) for secret in canaries.of_role)
     planted = next(iter(canaries.variables.values()))
     assert canaries.found_in(f"x{planted}y".encode()), "a canary that is there is found"

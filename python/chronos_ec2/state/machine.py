@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -65,6 +66,16 @@ def _check_fields(
             raise StateUnreadable(f"state file: {where}{name} is {body[name]}, expected a finite number")
 
 
+def _check_forms(body: Mapping[str, Any]) -> None:
+    """What goes into calls and loops has a form as well as a type."""
+    for name, pattern in _TABLE["patterns"].items():
+        parent, _, field = name.rpartition(".")
+        value = (body[parent] if parent else body).get(field)
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None and not re.fullmatch(pattern, str(item)):
+                raise StateUnreadable(f"state file: {name} is {repr(item)[:80]}, expected {pattern}")
+
+
 def _check_version(body: Mapping[str, Any]) -> None:
     control = body.get("control")
     version = control.get("schema_version") if isinstance(control, Mapping) else None
@@ -102,4 +113,5 @@ def validate_state(body: object) -> dict[str, Any]:
         _check_fields(body[name], fields, f"{name}.", optional=True)
     if body["status"] not in TRANSITIONS:
         raise StateUnreadable(f"state file: unknown status {body['status']!r}; known: {', '.join(STATUSES)}")
+    _check_forms(body)
     return body

@@ -104,7 +104,9 @@ document_allows() {
     if validate_state "$body" 2>/dev/null; then verdicts+=(right); else verdicts+=(wrong); fi
   done < <(state_body | jq -c '., del(.pid), (.status = "paused"), (.pid = false), (.control.attempt = null), (.timestamps = []),
     (.error_message = 1), (.more = "is allowed"), (.control.nodes = (2, "2")), (.control.instance_ids = ([], ["i-0a"], ["i-0a", 1], "i-0a", {})), (.training_config = null), (.control.revision = 1.5),
-    (.control.schema_version = (1, 1.0, null, 2, "1", 1.5, true))')
+    (.control.schema_version = (1, 1.0, null, 2, "1", 1.5, true)),
+    (.control.nodes = (1.5, 0, -1, 64, 100, 1000000000, null)), (.run_id = ("2025-01-15", "../../x", "--dry-run", "2025-01-15-143022\n")),
+    (.instance_id = (null, "", "i-", "i-0abc", "--dry-run", "i-0abc\n", "i-0\nabc", "I-0ABC")), (.control.instance_ids = ["i-0a", "--dry-run"])')
   run -0 "$CHRONOS_PYTHON" - "$work" "${#verdicts[@]}" <<'PYTHON'
 import json, pathlib, sys
 from chronos_ec2.errors import StateUnreadable
@@ -117,7 +119,8 @@ for number in range(int(sys.argv[2])):
         print("wrong")
 PYTHON
   assert_output "$(printf '%s\n' "${verdicts[@]}")"
-  assert_equal "${verdicts[*]}" 'right wrong wrong wrong wrong wrong wrong right right wrong right right wrong wrong wrong wrong right right right right wrong wrong wrong wrong'
+  assert_equal "${verdicts[*]}" 'right wrong wrong wrong wrong wrong wrong right right wrong right right wrong wrong wrong wrong right right right right wrong wrong wrong wrong '"\
+"'wrong wrong wrong right wrong wrong wrong wrong wrong wrong wrong right wrong wrong right wrong wrong wrong wrong wrong'
 }
 
 # -- atomic_write_state -----------------------------------------------------------------------------------

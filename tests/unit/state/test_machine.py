@@ -147,6 +147,23 @@ def test_what_may_be_left_out_has_a_type_too(field: str, wrong: Any) -> None:
         validate_state(body)
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        *(("run_id", wrong) for wrong in ("", "2025-01-15", "../../x", "2025-01-15-143022\n")),
+        *(("instance_id", wrong) for wrong in ("", "i-", "--dry-run", "i-0abc\n", "file:///etc/hostname")),
+        *(("control.nodes", wrong) for wrong in (0, -1, 1.5, 100, 10**9, 10**400)),
+        *(("control.instance_ids", wrong) for wrong in (["i-0a", "--dry-run"], [""])),
+    ],
+)
+def test_what_goes_into_calls_and_loops_has_a_form(field: str, wrong: Any) -> None:
+    body = state_body()
+    place = body["control"] if field.startswith("control.") else body
+    place[field.removeprefix("control.")] = wrong
+    with pytest.raises(StateUnreadable, match=rf"{field} is .*, expected "):
+        validate_state(body)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_revision_that_no_number_can_follow_is_refused(number: float) -> None:
     body = state_body()
