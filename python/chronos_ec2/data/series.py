@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronos_ec2.data.columns import Columns
-from chronos_ec2.data.flat import Places, allocator, order_of, runs_of_series
+from chronos_ec2.data.flat import Places, allocator, order_by_time, order_of, runs_of_series
 from chronos_ec2.data.problems import Refusal
 from chronos_ec2.data.reader import ParquetSource
 from chronos_ec2.data.steps import is_gap, usual_steps, without_weekends
@@ -252,7 +252,7 @@ class _Draft:
         inside = codes[1:] == codes[:-1]
         steps = np.diff(self._times[part])
         if (inside & (steps < 0)).any():
-            order = np.argsort(self._times[part])
+            order = order_by_time(self._times[part])
             order = order[order_of(codes[order])]
             for array in (self._times, *self._values):
                 array[part] = array[part][order]
