@@ -9,7 +9,7 @@ from typing import Any
 
 import nonsense
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from nonsense import DEEP, FUZZ, JSON, dumped, flawed, flawed_bytes
 
 from chronos_ec2.errors import ChronosError, DataInvalid, StateUnreadable
@@ -79,6 +79,7 @@ CHECKPOINT = {"format_version": 1, "step": 200, "files": {"state.npz": {"bytes":
 
 @FUZZ
 @given(flawed(RECORD) | flawed({**RECORD, "ended_at": None, "outcome": None, "cost_usd": None}) | JSON)
+@example({**RECORD, "ended_at": None, "outcome": None, "price": None, "cost_usd": []})
 def test_any_record_is_shown_and_added_up(tally: Tally, record: Any) -> None:
     as_read = json.loads(dumped(record))
     if not isinstance(as_read, dict):

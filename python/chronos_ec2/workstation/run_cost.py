@@ -46,8 +46,8 @@ def cost_until(
     Args:
         instance_id: its machine by the state file, which names it first; a run without one costs nothing.
     """
-    cost: dict[str, Any] | None = with_cost(_as_if_ended(record, moment, instance_id)).get("cost_usd")
-    return cost
+    cost = with_cost(_as_if_ended(record, moment, instance_id)).get("cost_usd")
+    return cost if isinstance(cost, dict) else None
 
 
 def billed_until(record: Mapping[str, Any], moment: datetime) -> int | None:
