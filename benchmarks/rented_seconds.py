@@ -114,8 +114,9 @@ def pack_environment(folder: Path, work: Path) -> dict[str, Path]:
         return packed
     copy = work / "tree"
     shutil.copytree(folder, copy, symlinks=True)
-    # As `invoke build-env` leaves it: no import on the machine has anything to compile.
-    words = ["-qq", "--invalidation-mode", "unchecked-hash", str(copy / "lib")]
+    # As `invoke build-env` leaves it: no import on the machine has anything to compile. What was compiled
+    # when the folder was used goes by the sources' times, which no archive keeps.
+    words = ["-qq", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash", str(copy / "lib")]
     subprocess.run([sys.executable, "-m", "compileall", *words], check=False)
     for archive_format, path in missing.items():
         print(f"packing {path.name}", file=sys.stderr)
