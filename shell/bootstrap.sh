@@ -205,6 +205,7 @@ on_exit() {
   trap - EXIT
   trap '' TERM INT
   set +eu
+  child_pid=${child_pid:-$(child_without_name "$checkpoint_sync_pid" "$sampler_pid" "${companion_pids[@]}" "${behind[@]}")}
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$(minutes_within_deadline "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))")"
   stop_work
@@ -264,7 +265,10 @@ main() {
   run_phase gpu_preflight initialization phase_gpu_preflight
   run_phase data_sync data_sync phase_data_sync
   if many_nodes; then meet_nodes; fi
-  if leads; then tell start & fi
+  if leads; then
+    tell start &
+    companion_pids+=($!)
+  fi
   run_phase training training phase_training
   stop_sampler
   run_phase results_sync results_sync phase_results_sync

@@ -24,3 +24,7 @@ end_children() {
   # One that has ended by itself is not waited for: Bash could wait for another child instead, the one that keeps the log.
   for pid in "${ending[@]}"; do wait "$pid" 2>/dev/null || true; done
 }
+
+# Prints the child that was begun last, unless it has a name: a trap may come between a child's start and the variable that is
+# to name it, and the child would run on. <pids that have names…>
+child_without_name() { [[ " $* " == *" ${!:-} "* ]] || printf '%s\n' "${!:-}"; }

@@ -689,6 +689,35 @@ held_for() {
   assert_equal "$(tail -n 1 "$FAKE_PYTHON/calls" | cut -d' ' -f1)" results_sync
 }
 
+# Sends TERM to bootstrap.sh in training, just before it does something, once a file is there. <command> <file>
+term_before() {
+  export TERM_BEFORE=$1 TERM_ONCE=$2 BASH_ENV="$work/term-before"
+  # shellcheck disable=SC2016  # bootstrap.sh expands it
+  printf '%s\n' 'set -T' 'trap '\''if [[ ${phase:-} == training && $BASHPID == "$$" && $BASH_COMMAND == "$TERM_BEFORE" ]]; then
+    while [[ ! -e $TERM_ONCE ]]; do sleep 0.05; done; kill -TERM $$; fi'\'' DEBUG' >"$BASH_ENV"
+}
+
+@test "TERM that comes between the trainer's start and its name stops the trainer as well" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # the fake expands it
+  program_does training 'trap "echo TERM >>\"\$FAKE_PYTHON/seen\"; exit 75" TERM; : >"$FAKE_PYTHON/started"; while true; do sleep 0.05; done'
+  # shellcheck disable=SC2016  # a command of bootstrap.sh
+  term_before 'child_pid=$!' "$FAKE_PYTHON/started"
+  boot
+  assert_failed_run training 143 'phase training ended with exit code 143'
+  assert_equal "$(<"$FAKE_PYTHON/seen")" TERM
+}
+
+@test "TERM that comes between the start of the checkpoints' upload and its name ends the upload as well" {
+  plan_cli
+  plan_terminate
+  # shellcheck disable=SC2016  # a command of bootstrap.sh
+  term_before 'checkpoint_sync_pid=$!' "$FAKE_PYTHON/beside-checkpoint_sync"
+  boot
+  assert_failed_run training 143 'phase training ended with exit code 143'
+}
+
 @test "a trainer that does not heed TERM is killed after the grace" {
   plan_cli
   plan_terminate
