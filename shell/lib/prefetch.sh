@@ -25,7 +25,8 @@ begin_prefetch() {
   _find_s5cmd || return 0
   prefetch_file="$1.coming"
   : >"$prefetch_file" || return 0
-  begin prefetch _prefetch "$1" "${s5cmd_call[@]}" --numworkers "$PREFETCH_WORKERS"
+  # Where cores are short the environment's digest and preflight come first.
+  begin prefetch _prefetch "$1" nice -n 10 "${s5cmd_call[@]}" --numworkers "$PREFETCH_WORKERS"
 }
 
 # <folder> <s5cmd and its options…>

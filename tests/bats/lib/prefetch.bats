@@ -125,6 +125,13 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
   assert_equal "$(<"$work/bin/s5cmd.order")" $'environment\ndata\ndigest'
 }
 
+@test "the data's programs give way to others where cores are short" {
+  # shellcheck disable=SC2016  # the program's own
+  program s5cmd 'shift 6; case $1 in cat) cat "$0.manifest" ;; run) nice >"$0.nice" ;; esac'
+  prefetch
+  assert_equal "$(<"$work/bin/s5cmd.nice")" "$(($(nice) + 10))"
+}
+
 @test "an environment that cannot be fetched holds no data back" {
   use_fake_s3 a-bucket
   # shellcheck disable=SC2016  # the program's own

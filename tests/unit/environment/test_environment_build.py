@@ -33,6 +33,9 @@ from chronos_ec2.workstation.environment_packages import (
 )
 
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
 def quiet(_line: str) -> None:
     """Take progress and drop it."""
 
@@ -86,6 +89,35 @@ def test_it_starts_from_any_folder_it_is_unpacked_to(tiny_environment) -> None:
     prefix, six = result.stdout.splitlines()
     assert Path(prefix) == tiny_environment.unpacked
     assert Path(six).is_relative_to(tiny_environment.unpacked)
+
+
+_PLACE_IN_BASH = """
+set -Eeuo pipefail
+source "$1/shell/lib/phases.sh"
+mkdir -p "$home/venv"
+place_environment "$2" "$home/venv" "$data/venv"
+test -L "$home/venv"
+"$venv_python" -c 'import six, sys; print(sys.prefix); print(six.__file__)'
+"""
+
+
+def test_an_instance_that_cannot_mount_runs_it_through_the_link_to_where_it_lies(
+    tiny_environment, tmp_path: Path
+) -> None:
+    archive = tmp_path / tiny_environment.built.archive.name
+    shutil.copyfile(tiny_environment.built.archive, archive)
+    root = tmp_path / "a disk"
+    result = subprocess.run(
+        ["bash", "-c", _PLACE_IN_BASH, "bash", str(REPOSITORY), str(archive)],
+        env={"PATH": os.environ["PATH"], "CHRONOS_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    prefix, six = result.stdout.splitlines()
+    assert Path(prefix).samefile(root / "data" / "venv")
+    assert Path(six).resolve().is_relative_to(root / "data" / "venv")
+    assert not archive.exists()
 
 
 def test_it_holds_no_installer_and_no_script_that_names_another_python(tiny_environment) -> None:
