@@ -186,7 +186,10 @@ def _alone_in(output: Path, say: Say) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Whoever made these was killed: a running build would hold the lock.
         for leftover in output.glob(f"{_STAGING_PREFIX}*"):
-            shutil.rmtree(leftover)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         yield
     finally:
         os.close(descriptor)

@@ -208,8 +208,14 @@ def test_what_a_killed_build_left_is_swept_away(
 ) -> None:
     output = tmp_path / "env"
     (output / ".building-abc" / "root").mkdir(parents=True)
+    (output / ".building-file").touch()
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "a file").touch()
+    (output / ".building-link").symlink_to(others)
     built = build_environment(lock, output, say=quiet)
     assert names_in(output) == {built.archive.name, "MANIFEST.json"}
+    assert names_in(others) == {"a file"}
 
 
 def test_a_second_build_waits_for_the_first_and_then_has_nothing_to_do(
