@@ -84,12 +84,23 @@ _unpack() {
   esac
 }
 
-# Mounts an image read-only. The loop device goes with the mount, and the mount with the machine. <image> <folder>
+# Mounts an image read-only. The loop device goes with the mount, and the mounts with the machine. <image> <folder>
 _mount_image() {
-  local trouble
-  if trouble=$(mount -t squashfs -o loop,ro,nosuid,nodev "$1" "$2" 2>&1); then return 0; fi
+  local trouble image
+  image=$(_view_of "$1") || image=$1
+  if trouble=$(mount -t squashfs -o loop,ro,nosuid,nodev "$image" "$2" 2>&1); then return 0; fi
+  if [[ $image != "$1" ]]; then umount "${image%/*}" || true; fi
   log_info "the image cannot be mounted here (${trouble//$'\n'/ }), so it is unpacked"
   return 1
+}
+
+# Prints a path at which an image can be made a loop device at once. From Linux 6.14 on the kernel has the file written to the
+# disk first, which takes the root volume longer than all else here; of a file that lies under an overlay it writes nothing. <image>
+_view_of() {
+  local folder=${1%/*}
+  mkdir -p "$folder.seen" "$folder.none" \
+    && mount -t overlay -o "ro,lowerdir=$folder:$folder.none" overlay "$folder.seen" >/dev/null 2>&1 \
+    && printf '%s\n' "$folder.seen/${1##*/}"
 }
 
 # Adds to preflight's report how the environment got there. <report>

@@ -45,12 +45,32 @@ bring() {
 
 @test "an image is mounted read-only, and stays for its mount" {
   upload_image
-  program mount "printf '%s\n' \"\$*\" >'$work/mounted'"
+  program mount "printf '%s\n' \"\$*\" >>'$work/mounted'"
   program unsquashfs 'exit 9'
   bring
   assert_equal "$environment_used" mount
-  assert_equal "$(<"$work/mounted")" "-t squashfs -o loop,ro,nosuid,nodev $work/archives/venv.squashfs $work/env"
+  assert_equal "$(<"$work/mounted")" "-t overlay -o ro,lowerdir=$work/archives:$work/archives.none overlay $work/archives.seen
+-t squashfs -o loop,ro,nosuid,nodev $work/archives.seen/venv.squashfs $work/env"
   assert_equal "$(<"$work/archives/venv.squashfs")" 'an image'
+}
+
+@test "an image is mounted as it lies where there are no overlays" {
+  upload_image
+  program mount "case \$2 in overlay) exit 32 ;; esac; printf '%s\n' \"\$*\" >>'$work/mounted'"
+  bring
+  assert_equal "$environment_used" mount
+  assert_equal "$(<"$work/mounted")" "-t squashfs -o loop,ro,nosuid,nodev $work/archives/venv.squashfs $work/env"
+}
+
+@test "nothing stays mounted of an image that is unpacked" {
+  upload_image
+  program mount "case \$2 in overlay) exit 0 ;; *) exit 32 ;; esac"
+  program umount "printf '%s\n' \"\$*\" >'$work/unmounted'"
+  # shellcheck disable=SC2016  # the program's own
+  program unsquashfs 'exit 0'
+  bring
+  assert_equal "$environment_used" unsquashfs
+  assert_equal "$(<"$work/unmounted")" "$work/archives.seen"
 }
 
 @test "an image that may not be mounted is unpacked, and the reason is said" {
