@@ -37,7 +37,8 @@ from typing import Final, NoReturn
 from result_page import RESULTS, circumstances, table, write_page
 
 from chronos_ec2.local_cloud import control
-from chronos_ec2.workstation.environment_archive import pack, pieces_sha256_of, sha256_of
+from chronos_ec2.pieces_digest import pieces_sha256_of
+from chronos_ec2.workstation.environment_archive import pack, sha256_of
 from chronos_ec2.workstation.instance_tools import make_instance_tools
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]

@@ -12,8 +12,6 @@ source "$_bulk_copy_lib_dir/request_count.sh"
 
 # Parts of one object that are fetched at once, and their size.
 readonly S5CMD_PARTS=16 S5CMD_PART_MIB=8
-# Pieces of a digest: workstation/environment_archive.py has the same number.
-readonly PIECE_MIB=64
 
 # Sets s5cmd_call: s5cmd with the endpoint of the standard AWS variables, which it does not read itself.
 _find_s5cmd() {
@@ -38,23 +36,11 @@ sha256_of_input() {
   fi
 }
 
-# Prints a piece's number and sha256. <file> <number>
-_piece_sha256() {
-  local digest
-  digest=$(dd if="$1" bs=1M skip="$(($2 * PIECE_MIB))" count="$PIECE_MIB" status=none | sha256_of_input) && printf '%d %s\n' "$2" "$digest"
-}
-
-# Prints the sha256 over the sha256s of a file's pieces, a line each; as many pieces at once as there are cores. It takes the
-# place of the process that calls it, in one group with all that it begins, so that TERM ends it at once. <file>
+# Prints the sha256 over the sha256s of a file's pieces. It takes the place of the process that calls it. <file>
 _pieces_sha256() {
-  local pieces
-  pieces=$((($(stat -c %s "$1") + PIECE_MIB * 1048576 - 1) / (PIECE_MIB * 1048576)))
-  export PIECE_MIB
-  export -f sha256_of_input _piece_sha256
-  # shellcheck disable=SC2016  # for the other shell
-  exec timeout 3600 bash -o pipefail -c 'seq 0 "$(($2 - 1))" \
-    | xargs -P "$(nproc)" -I{} bash -o pipefail -c "_piece_sha256 \"\$@\"" _ "$1" {} \
-    | sort -n | cut -d" " -f2 | sha256_of_input' _ "$1" "$pieces"
+  local program="$_bulk_copy_lib_dir/../chronos_ec2/pieces_digest.py"
+  if [[ ! -e $program ]]; then program="$_bulk_copy_lib_dir/../../python/chronos_ec2/pieces_digest.py"; fi # in the repository
+  exec python3 -I "$program" "$1"
 }
 
 # Fetches one object and compares the sha256 of its pieces. Takes FILE.coming away when all bytes have come. <key> <file> <sha256>

@@ -89,7 +89,7 @@ phase_system_setup() {
 
 require_instance_tools() {
   local tool
-  for tool in aws jq curl tar gzip sha256sum awk timeout xargs; do
+  for tool in aws jq curl tar gzip sha256sum awk timeout python3; do
     command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return $?
   done
   # GNU's own, which other systems' tools of these names do not know.

@@ -20,7 +20,6 @@ from chronos_ec2.errors import ChronosError
 # 1980-01-01, the earliest time that every archive format can hold.
 FIXED_TIME = 315532800
 BLOCK = 4096
-PIECE_BYTES: Final = 64 * 1024 * 1024
 # Measured on the CPU environment, 239 MB: level 1 gives 86 MB in 2.5 s, 4 gives 79 MB in 3.4 s, 6 gives 77 MB
 # in 7.0 s. Unpacking takes the same time for all.
 COMPRESSION_LEVEL = 4
@@ -162,19 +161,6 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def pieces_sha256_of(path: Path) -> str:
-    """The SHA-256 over the SHA-256s of a file's pieces of 64 MiB, in hex and a line each.
-
-    An instance makes it of several pieces at once (shell/lib/bulk_copy.sh), where one digest over a large
-    file would have to wait for a single core.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(PIECE_BYTES):
-            digest.update(f"{hashlib.sha256(piece).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def matches(archive: Path, manifest: dict[str, Any]) -> bool:

@@ -36,13 +36,13 @@ from typing import Any, NoReturn
 
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.exit_codes import ExitCode
+from chronos_ec2.pieces_digest import pieces_sha256_of
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.workstation.environment_archive import (
     FORMATS,
     content_digest,
     matches,
     pack,
-    pieces_sha256_of,
     possible_format,
     sha256_of,
     space_of,

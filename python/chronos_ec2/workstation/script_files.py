@@ -30,6 +30,7 @@ _SINGLE_SCRIPTS: Final = {
     "chronos_ec2/errors.py": "python/chronos_ec2/errors.py",
     "chronos_ec2/exit_codes.py": "python/chronos_ec2/exit_codes.py",
     "chronos_ec2/metrics_log.py": "python/chronos_ec2/metrics_log.py",
+    "chronos_ec2/pieces_digest.py": "python/chronos_ec2/pieces_digest.py",
     "chronos_ec2/start_model.py": "python/chronos_ec2/start_model.py",
     "chronos_ec2/training_settings.py": "python/chronos_ec2/training_settings.py",
     "chronos_ec2/words.py": "python/chronos_ec2/words.py",

@@ -16,7 +16,7 @@ source "$helpers/fake_aws.bash"
 
 # The tools a script may find. No aws, curl, shutdown, systemctl or network client is among them but for the fakes.
 readonly TOOLS=(awk basename bash cat chmod comm cp cut date dd df diff dirname env false find flock getconf grep gzip head id jq
-  kill ln ls md5sum mkdir mkfifo mktemp mv nice nl nproc od pgrep pkill printf ps readlink rm rmdir script sed seq setsid sh sha256sum
+  kill ln ls md5sum mkdir mkfifo mktemp mv nice nl nproc od pgrep pkill printf ps python3 readlink rm rmdir script sed seq setsid sh sha256sum
   sleep sort stat tail tar tee test timeout touch tr true uname uniq wc xargs)
 
 # What a macOS lacks of TOOLS, what it has instead, and the tools that differ there.

@@ -142,7 +142,7 @@ bring() {
 
 @test "a digest that cannot be made is no corrupt archive" {
   upload_tar
-  program xargs 'exit 127'
+  program python3 'exit 127'
   run -1 --separate-stderr bring
   [[ $stderr == *'the digest of '*' could not be made'*'could not be downloaded'* ]]
 }

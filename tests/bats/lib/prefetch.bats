@@ -115,9 +115,9 @@ cp --raw --concurrency 8 \"s3://a-bucket/cached-datasets/training-data/b-1.parqu
     *" run "*) echo data >>"$0.order" ;;
   esac'
   # shellcheck disable=SC2016  # the program's own
-  program dd 'order="${0%/*}/s5cmd.order"
+  program python3 'order="${0%/*}/s5cmd.order"
     for ((look = 0; look < 300; look++)); do if grep -q data "$order"; then break; fi; sleep 0.1; done
-    echo digest >>"$order"; cat "${1#if=}"'
+    echo digest >>"$order"; echo other-than-the-launchs'
   begin_environment "$work/archives"
   begin_prefetch "$work/data"
   finish prefetch
@@ -192,7 +192,7 @@ end_early() {
   local attempt left
   rm -f "$work/bin/s5cmd.begun"
   # shellcheck disable=SC2016  # the program's own
-  program s5cmd 'case $* in '"$1"') touch "$0.begun"; exec sleep 61 ;; *" cat "*) cat "$0.manifest" ;; esac'
+  program s5cmd 'case $* in '"$1"') touch "$0.begun"; exec sleep 61 ;; *python-env*) : >"${!#}" ;; *" cat "*) cat "$0.manifest" ;; esac'
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
     begin_environment "$2/archives"; begin_prefetch "$2/data"; begin_data_sync sleep 62
@@ -216,11 +216,11 @@ end_early() {
   # shellcheck disable=SC2016  # the program's own
   program s5cmd 'case $* in *python-env*) echo environment >"${!#}" ;; *" cat "*) cat "$0.manifest" ;; esac'
   # shellcheck disable=SC2016  # the program's own
-  program dd 'touch "$0.begun"; exec sleep 60'
+  program python3 'touch "$0.begun"; exec sleep 60'
   # shellcheck disable=SC2016  # for the other shell
   setsid bash -c 'set -Eeuo pipefail; source "$1/shell/lib/phases.sh"
     begin_environment "$2/archives"
-    while [[ ! -e $2/bin/dd.begun ]]; do sleep 0.05; done; stop_background' _ "$project" "$work" 3>&- &
+    while [[ ! -e $2/bin/python3.begun ]]; do sleep 0.05; done; stop_background' _ "$project" "$work" 3>&- &
   wait "$!"
   for ((attempt = 0; attempt < 100; attempt++)); do
     left=$(pgrep -a -s "$!" -r D,R,S,T || true)

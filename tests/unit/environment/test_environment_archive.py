@@ -12,17 +12,14 @@ import pytest
 
 from chronos_ec2.workstation.environment_archive import (
     FORMATS,
-    PIECE_BYTES,
     content_digest,
     matches,
     pack,
     pack_folder,
-    pieces_sha256_of,
     possible_format,
     sha256_of,
     space_of,
 )
-from chronos_ec2.workstation.settings import REPOSITORY
 
 
 def fill(folder: Path, names: list[str], when: int) -> None:
@@ -162,32 +159,3 @@ def test_a_folder_takes_whole_blocks_on_a_disk_and_links_are_not_followed(tmp_pa
     (tmp_path / "link").symlink_to("two-blocks")
     (tmp_path / "to-folder").symlink_to("deep")
     assert space_of(tmp_path) == 5 * 4096
-
-
-_PIECES_IN_BASH = """
-set -Eeuo pipefail
-source "$1/shell/lib/bulk_copy.sh"
-_pieces_sha256 "$2"
-"""
-
-
-@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, 2 * PIECE_BYTES + 1])
-def test_an_instance_makes_the_same_digest_of_an_archives_pieces(size: int, tmp_path: Path) -> None:
-    archive = tmp_path / "an archive"
-    with archive.open("wb") as stream:
-        for number in range(size // PIECE_BYTES):
-            stream.write(bytes([number + 1]) * PIECE_BYTES)
-        stream.write(b"x" * (size % PIECE_BYTES))
-    done = subprocess.run(
-        ["bash", "-c", _PIECES_IN_BASH, "bash", str(REPOSITORY), str(archive)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == pieces_sha256_of(archive)
-    if size > PIECE_BYTES:
-        before = done.stdout.strip()
-        with archive.open("r+b") as stream:
-            stream.seek(PIECE_BYTES)
-            stream.write(b"!")
-        assert pieces_sha256_of(archive) != before

@@ -32,7 +32,6 @@ from chronos_ec2.workstation.environment_packages import (
     try_environment,
 )
 
-
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
