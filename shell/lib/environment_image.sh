@@ -94,8 +94,8 @@ _mount_image() {
   return 1
 }
 
-# Prints a path at which an image can be made a loop device at once. From Linux 6.14 on the kernel has the file written to the
-# disk first, which takes the root volume longer than all else here; of a file that lies under an overlay it writes nothing. <image>
+# Prints a path at which an image can be made a loop device at once. Kernels since 2025 (6.15) write such a file to the disk first,
+# which takes the root volume longer than all else here; of a file that lies under an overlay they write nothing. <image>
 _view_of() {
   local folder=${1%/*}
   mkdir -p "$folder.seen" "$folder.none" \
