@@ -57,7 +57,7 @@ PATH="$PATH:$script_dir/bin"
 readonly CLEANUP_MINUTES=15
 phase=initialization
 phase_started=$EPOCHREALTIME
-companion_pids=()
+companion_pids=() start_notice_pid=''
 log_file='' stop_reason_file='' notice_file=''
 ballast='' # space that is let go at the end: a full disk must not keep the run's end from being written
 
@@ -205,7 +205,9 @@ on_exit() {
   trap - EXIT
   trap '' TERM INT
   set +eu
-  child_pid=${child_pid:-$(child_without_name "$checkpoint_sync_pid" "$sampler_pid" "${companion_pids[@]}" "${behind[@]}")}
+  if [[ -z $child_pid ]] && last_child_has_no_name "$start_notice_pid" "$checkpoint_sync_pid" "$sampler_pid" "${companion_pids[@]}" "${behind[@]}"; then
+    child_pid=${!:-}
+  fi
   # A clean-up that hangs must not keep the machine: this replaces the longer deadline.
   power_off "$(minutes_within_deadline "$((CLEANUP_MINUTES + CHRONOS_KEEP_ON_FAILURE_MINUTES))")"
   stop_work
@@ -227,6 +229,7 @@ on_exit() {
   finish_records "$status" "$outcome" "$error"
   report_run "$data/report-problem" &
   report_pid=$!
+  wait_for_child "$start_notice_pid"
   tell_end "$outcome" "$phase" "$error" "$INSTANCE_ID"
   flush_log
   wait "$report_pid" || log_warn "report.html is missing (invoke report makes it): $(tail -n 1 "$data/report-problem" 2>/dev/null || true)"
@@ -267,7 +270,7 @@ main() {
   if many_nodes; then meet_nodes; fi
   if leads; then
     tell start &
-    companion_pids+=($!)
+    start_notice_pid=$!
   fi
   run_phase training training phase_training
   stop_sampler

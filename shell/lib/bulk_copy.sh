@@ -44,31 +44,34 @@ _pieces_sha256() {
 }
 
 # Fetches one object and compares the sha256 of its pieces. Takes FILE.coming away when all bytes have come. <key> <file> <sha256>
-# Returns 0; 1 when it could not be fetched; 2 when it is not what it should be.
+# Returns 0; 1 when it could not be fetched; 2 when it is not what it should be; 3 when that cannot be told; 137 and the like when
+# the kernel has ended what tells it.
 fetch_checked() {
-  local uri="s3://$CHRONOS_BUCKET/$1" file=$2 way status=1
-  local -a s5cmd_call=() command
-  for way in s5cmd aws; do
-    case $way in
-      s5cmd)
-        _find_s5cmd || continue
-        command=("${s5cmd_call[@]}" cp --raw --concurrency "$S5CMD_PARTS" --part-size "$S5CMD_PART_MIB" "$uri" "$file")
-        ;;
-      aws) command=(aws s3 cp --quiet "$uri" "$file") ;;
-    esac
-    if run_waiting "${command[@]}" >/dev/null; then
-      note_download "$file"
-      rm -f "$file.coming"
-      if run_waiting _pieces_sha256 "$file" >"$file.sha256"; then
-        if [[ $(<"$file.sha256") == "$3" ]]; then return 0; fi
-        status=2
-        break
-      fi
-      log_warn "the digest of $uri could not be made"
-    else
-      log_warn "$uri could not be fetched by $way"
+  local file=$2 status=0
+  _fetch_by_either "s3://$CHRONOS_BUCKET/$1" "$file" || status=1
+  rm -f "$file.coming"
+  if ((status == 0)); then
+    note_download "$file"
+    run_waiting _pieces_sha256 "$file" >"$file.sha256" || status=$?
+    if ((status == 0)); then
+      if [[ $(<"$file.sha256") == "$3" ]]; then return 0; fi
+      status=2
+    elif ((status <= 128)); then
+      status=3
     fi
-  done
-  rm -f "$file" "$file.coming" "$file.sha256"
+  fi
+  rm -f "$file" "$file.sha256"
   return "$status"
+}
+
+# <uri> <file>
+_fetch_by_either() {
+  local -a s5cmd_call=()
+  if _find_s5cmd; then
+    if run_waiting "${s5cmd_call[@]}" cp --raw --concurrency "$S5CMD_PARTS" --part-size "$S5CMD_PART_MIB" "$1" "$2" >/dev/null; then return 0; fi
+    log_warn "$1 could not be fetched by s5cmd"
+  fi
+  if run_waiting aws s3 cp --quiet "$1" "$2" >/dev/null; then return 0; fi
+  log_warn "$1 could not be fetched by aws"
+  return 1
 }

@@ -25,6 +25,9 @@ end_children() {
   for pid in "${ending[@]}"; do wait "$pid" 2>/dev/null || true; done
 }
 
-# Prints the child that was begun last, unless it has a name: a trap may come between a child's start and the variable that is
-# to name it, and the child would run on. <pids that have names…>
-child_without_name() { [[ " $* " == *" ${!:-} "* ]] || printf '%s\n' "${!:-}"; }
+# Waits for a child that still runs. <pid>
+wait_for_child() { if child_runs "$1"; then wait "$1" || true; fi; }
+
+# Whether the child that was begun last has none of the names that there are: a trap may come between a child's start and the variable
+# that is to name it, and the child would run on. <pids that have names…>
+last_child_has_no_name() { [[ " $* " != *" ${!:-} "* ]]; }

@@ -43,7 +43,8 @@ bring_environment() {
   finish_fetch environment _fetch_environment || status=$?
   case $status in
     0) ;;
-    2) fail "the training environment $key is corrupt (its sha256 is not the manifest's): run invoke build-env and invoke upload" ;;
+    2) fail "the training environment $key is corrupt, or another was uploaded since the launch (its sha256 is not the launch's): launch again; if that ends as well, run invoke build-env and invoke upload" ;;
+    3) fail "the digest of the training environment $key cannot be made on this AMI; see the log" ;;
     *) fail "the training environment s3://$CHRONOS_BUCKET/$key could not be downloaded" ;;
   esac || return $?
   place_environment "$environment_archive" "$1" "$2" \

@@ -75,8 +75,9 @@ record_phase() {
 # Makes the folders, and begins to fetch what a run needs: the bytes come behind the first checks and moves of the state.
 begin_fetches() {
   mkdir -p "$home/venv" "$data" || return $?
+  write_behind
   use_scratch_disk "$data"
-  mkdir -p "$data/training-data" "$data/output/logs" || return $?
+  mkdir -p "$data/training-data" "$data/output/logs" "$data/tmp" || return $?
   begin config fetch_config
   begin_environment "$data/environment" || return $?
   begin_prefetch "$data/training-data"
@@ -92,6 +93,8 @@ require_instance_tools() {
   for tool in aws jq curl tar gzip sha256sum awk timeout python3; do
     command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return $?
   done
+  # It makes the environment's digest, before there is another Python.
+  _require_answer python3 -I -c 'import sys, hashlib, concurrent.futures; sys.exit(sys.version_info < (3, 7))' || return $?
   # GNU's own, which other systems' tools of these names do not know.
   _require_answer stat -c %s / || return $?
   _require_answer date -d @0 +%s || return $?
@@ -213,8 +216,8 @@ phase_training() {
   if [[ -n ${CHRONOS_START_MODEL:-} ]]; then model=(--model "$start_model"); fi
   mapfile -t flags < <(wrapper_flags)
   if leads; then start_checkpoint_sync; fi
-  # The command of `trainer: command` finds the training environment's python first.
-  run_waiting env PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
+  # Scratch lies with the data. The command of `trainer: command` finds the training environment's python first.
+  run_waiting env TMPDIR="$data/tmp" PATH="$home/venv/bin:$PATH" "$venv_python" "$home/scripts/training_wrapper.py" --config "$data/config.yaml" --data "$data/training-data" \
     --output "$data/output" "${flags[@]}" \
     --grace-seconds "$(((CHRONOS_KILL_GRACE_SECONDS + 2) / 3))" "${model[@]}" || status=$?
   stop_checkpoint_sync

@@ -43,6 +43,7 @@ install_scripts() {
   mkdir -p "$scripts/chronos_ec2/state"
   cp -r "$shell_under_test/." "$scripts/"
   cp "$repository/python/chronos_ec2/state/state_machine.json" "$scripts/chronos_ec2/state/"
+  cp "$repository/python/chronos_ec2/pieces_digest.py" "$scripts/chronos_ec2/"
 }
 
 upload_environment() {
@@ -312,6 +313,17 @@ cleanup cleanup i-0abc"
   done
 }
 
+@test "initialization: a python3 that cannot make a digest is named before anything is fetched" {
+  local poor="$work/an old python"
+  cp -d -r "$(toolbox)" "$poor"
+  printf '#!/usr/bin/env bash\necho "SyntaxError: future feature annotations is not defined" >&2\nexit 1\n' >"$work/old"
+  chmod +x "$work/old"
+  ln -sf "$work/old" "$poor/python3"
+  # shellcheck disable=SC2016  # for that Bash
+  PATH="$helpers/bin:$poor" run -1 bash -c 'source "$1/lib/phases.sh"; require_instance_tools' _ "$scripts"
+  assert_output --partial 'the AMI lacks a python3 that knows: python3 -I -c'
+}
+
 @test "system_setup: a disk that takes no folders" {
   plan_cli
   plan_terminate
@@ -390,10 +402,11 @@ cleanup cleanup i-0abc"
   plan_terminate
   # shellcheck disable=SC2016  # the fake expands it
   program_does training 'while (($(wc -l <"$FAKE_AWS_DIR/told") < 2)); do sleep 0.05; done
-    printf "{\"error\": \"out of memory\"}" >"$CHRONOS_ROOT/data/output/training.json"; exit 3'
+    touch "$TMPDIR/scratch"; printf "{\"error\": \"out of memory\"}" >"$CHRONOS_ROOT/data/output/training.json"; exit 3'
   be_told
   boot
   assert_failed_run training 3 '^out of memory$'
+  assert [ -e "$CHRONOS_ROOT/data/tmp/scratch" ]
   assert_equal "$(tail -n 1 "$FAKE_PYTHON/calls" | cut -d' ' -f1)" results_sync
   # The topic was told when nothing moved (for no minutes, in this test), when training began, and of the end.
   run -0 grep -E 'notices|run.json' "$FAKE_AWS_DIR/effects"
@@ -716,6 +729,20 @@ term_before() {
   term_before 'checkpoint_sync_pid=$!' "$FAKE_PYTHON/beside-checkpoint_sync"
   boot
   assert_failed_run training 143 'phase training ended with exit code 143'
+}
+
+@test "the notice of a start that is still on its way is waited for before the notice of the end" {
+  plan_cli
+  plan_terminate
+  export CHRONOS_TOPIC_ARN=arn:aws:sns:us-east-1:123456789012:ChronosTraining
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 'sns publish * training has begun*' --out '{}' --before 'sleep 1; echo start >>"$FAKE_AWS_DIR/told"'
+  # shellcheck disable=SC2016  # the fake expands it
+  aws_plan 'sns publish * failed at training*' --out '{}' --before 'echo end >>"$FAKE_AWS_DIR/told"'
+  program_does training 'exit 3'
+  boot
+  assert_failed_run training 3 'training ended with exit code 3'
+  assert_equal "$(<"$FAKE_AWS_DIR/told")" $'start\nend'
 }
 
 @test "a trainer that does not heed TERM is killed after the grace" {

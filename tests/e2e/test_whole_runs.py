@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,19 @@ def test_a_run_trains_and_leaves_only_its_results(
     assert all(0 < sample["memory_bytes"] < sample["memory_total_bytes"] for sample in left.metrics.samples)
     assert left.metrics.training and not (tmp_path / launched["run_id"] / "metrics").exists()
     assert (tmp_path / launched["run_id"] / "tensorboard").is_dir()
+
+
+def test_a_run_says_where_its_billed_seconds_went(cloud: Cloud, whole_run: dict[str, Any]) -> None:
+    run_id = whole_run["run_id"]
+    timeline = cloud.record(run_id)["timeline"]
+    assert sorted(timeline, key=lambda name: str(timeline[name])) == [
+        *("launch_accepted", "instance_running", "user_data_started", "environment_ready", "preflight_passed"),
+        *("data_ready", "first_step", "last_step", "results_safe", "power_off"),
+    ]
+    phase_logs = json.loads(cloud.aws.s3.get_object(Bucket=cloud.aws.bucket, Key=f"logs/{run_id}/phase_logs.json")["Body"].read())
+    assert phase_logs["timeline"] == timeline
+    shown = cloud.invoke("runs", "--env", "local")
+    assert re.search(r"billed .+, trained .+ \(\d+ %\); largest waste: ", shown.stdout), shown.stdout
 
 
 def test_no_secret_of_the_laptop_or_the_machine_comes_up_anywhere(

@@ -25,7 +25,7 @@ _REQUIRED_WORDS: Final = """
     mkfifo comm join grep sed awk tar gzip gunzip zcat jq curl find xargs flock
 """
 _OPTIONAL_WORDS: Final = """
-    ps hostname install egrep zstd unzstd zstdcat xz unxz unsquashfs mount nvidia-smi free uptime lscpu
+    ps hostname install egrep zstd unzstd zstdcat xz unxz unsquashfs mount umount nvidia-smi free uptime lscpu
     which diff cmp file getconf locale strace lsof ionice tty logname groups arch b2sum sha1sum sha512sum
     shuf fold fmt nl expand pathchk pwd printenv rev column getopt uuidgen logger openssl ss ip bzip2
 """

@@ -34,9 +34,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from chronos_ec2 import pieces_digest
 from chronos_ec2.errors import ChronosError
 from chronos_ec2.exit_codes import ExitCode
-from chronos_ec2.pieces_digest import pieces_sha256_of
 from chronos_ec2.state.clock import to_text, utc_now
 from chronos_ec2.workstation.environment_archive import (
     FORMATS,
@@ -171,7 +171,7 @@ def _digest_of_inputs(origin: Sequence[str], requirements: Path, trim: bool, arc
     parts = [*origin, str(trim), archive_format]
     # The builder is an input as well: whoever changes it must not have to remember a version number.
     sources = sorted(Path(__file__).parent.glob("environment_*.py"))
-    digests = [sha256_of(path) for path in (*sources, requirements)]
+    digests = [sha256_of(path) for path in (*sources, Path(pieces_digest.__file__), requirements)]
     return hashlib.sha256("\n".join([*parts, *digests]).encode()).hexdigest()
 
 
@@ -275,7 +275,7 @@ def _describe(
         "archive": f"chronos-venv-{facts.content.python}{content}.{archive_format}",
         "format": archive_format,
         "sha256": digest,
-        "pieces_sha256": pieces_sha256_of(packed),
+        "pieces_sha256": pieces_digest.pieces_sha256_of(packed),
         "content_sha256": facts.content_sha256,
         "bytes": packed.stat().st_size,
         "unpacked_bytes": facts.unpacked_bytes,

@@ -220,14 +220,18 @@ def _copy_interpreter(source: Path, root: Path) -> str:
     return match[1] if match else MINOR
 
 
+def _python_of_this_computer() -> list[str]:
+    """This Python where it is of the instances' version, else one that uv finds or fetches."""
+    if "{}.{}".format(*sys.version_info) == MINOR:
+        return [sys.executable]
+    return [uv_program(), "run", "--no-project", "--no-config", "--quiet", "--python", MINOR, "python"]
+
+
 def _compile(root: Path, say: Say, run: Run) -> None:
-    """Write bytecode, by this Python if it is of the same version: bytecode is the same on every platform."""
-    if f"{sys.version_info.major}.{sys.version_info.minor}" != MINOR:
-        say(f"modules are not compiled, which Python {MINOR} alone can do: the first import takes longer")
-        return
+    """Write bytecode by a Python of the same version: it is the same on every platform."""
     say("compiling modules")
     words = ["-qq", "--invalidation-mode", "unchecked-hash", "-s", str(root), str(root)]
-    done = run([sys.executable, "-I", "-m", "compileall", *words])
+    done = run([*_python_of_this_computer(), "-I", "-m", "compileall", *words])
     # A module in another Python's syntax, as some packages carry, is left as it is.
     if done.returncode not in (0, 1):
         raise ChronosError(f"the modules cannot be compiled: {done.stderr.strip()}")

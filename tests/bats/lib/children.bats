@@ -29,6 +29,26 @@ teardown() {
   run ! signal_child TERM "$!"
 }
 
+@test "a child that runs is waited for; one that has ended, and no child, are not" {
+  sleep 0.2 3>&- &
+  wait_for_child "$!"
+  run ! child_runs "$!"
+  wait_for_child "$!"
+  wait_for_child "$other"
+  wait_for_child ''
+}
+
+@test "the child that was begun last is without a name until one is given" {
+  sleep 60 3>&- &
+  local first=$!
+  last_child_has_no_name
+  last_child_has_no_name 1 ''
+  run ! last_child_has_no_name 1 "$first" 2
+  sleep 60 3>&- &
+  last_child_has_no_name "$first"
+  end_children "$first" "$!"
+}
+
 @test "no id is no child, with children and without" {
   run ! signal_child TERM ''
   sleep 60 3>&- &

@@ -111,7 +111,7 @@ bring() {
   upload_tar
   CHRONOS_ENVIRONMENT_PIECES_SHA256=${CHRONOS_ENVIRONMENT_PIECES_SHA256/[0-9a-f]/x}
   run -1 --separate-stderr bring
-  [[ $stderr == *'is corrupt (its sha256 is not the manifest'* ]]
+  [[ $stderr == *'is corrupt, or another was uploaded since the launch (its sha256'* ]]
   run -0 find "$work/archives" "$work/env" -mindepth 1
   assert_output ''
 }
@@ -144,7 +144,10 @@ bring() {
   upload_tar
   program python3 'exit 127'
   run -1 --separate-stderr bring
-  [[ $stderr == *'the digest of '*' could not be made'*'could not be downloaded'* ]]
+  [[ $stderr == *'the digest of the training environment '*' cannot be made on this AMI'* ]]
+  assert_equal "$(count_calls 's3 cp *')" 1
+  run -0 find "$work/archives" -mindepth 1
+  assert_output ''
 }
 
 @test "a fetch that the kernel killed is made once more" {

@@ -38,6 +38,16 @@ changes() { grep -E '^(mkfs|mount)' "$work/done" 2>/dev/null || true; }
 
 use() { use_scratch_disk "$CHRONOS_ROOT/data"; }
 
+@test "writers are let ahead of the disk where the kernel can be told so" {
+  run -0 write_behind
+  assert_output ''
+  assert [ ! -e "$CHRONOS_ROOT/proc/sys" ]
+  mkdir -p "$CHRONOS_ROOT/proc/sys/vm"
+  echo 20 >"$CHRONOS_ROOT/proc/sys/vm/dirty_ratio"
+  write_behind
+  assert_equal "$(<"$CHRONOS_ROOT/proc/sys/vm/dirty_ratio")" 80
+}
+
 @test "an empty instance store is formatted and mounted; a root volume never is" {
   use
   assert_equal "$(changes)" "mkfs.ext4 -q -F -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard $CHRONOS_ROOT/dev/nvme1n1

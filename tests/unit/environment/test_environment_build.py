@@ -32,8 +32,6 @@ from chronos_ec2.workstation.environment_packages import (
     try_environment,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-
 
 def quiet(_line: str) -> None:
     """Take progress and drop it."""
@@ -90,35 +88,6 @@ def test_it_starts_from_any_folder_it_is_unpacked_to(tiny_environment) -> None:
     assert Path(six).is_relative_to(tiny_environment.unpacked)
 
 
-_PLACE_IN_BASH = """
-set -Eeuo pipefail
-source "$1/shell/lib/phases.sh"
-mkdir -p "$home/venv"
-place_environment "$2" "$home/venv" "$data/venv"
-test -L "$home/venv"
-"$venv_python" -c 'import six, sys; print(sys.prefix); print(six.__file__)'
-"""
-
-
-def test_an_instance_that_cannot_mount_runs_it_through_the_link_to_where_it_lies(
-    tiny_environment, tmp_path: Path
-) -> None:
-    archive = tmp_path / tiny_environment.built.archive.name
-    shutil.copyfile(tiny_environment.built.archive, archive)
-    root = tmp_path / "a disk"
-    result = subprocess.run(
-        ["bash", "-c", _PLACE_IN_BASH, "bash", str(REPOSITORY), str(archive)],
-        env={"PATH": os.environ["PATH"], "CHRONOS_ROOT": str(root)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    prefix, six = result.stdout.splitlines()
-    assert Path(prefix).samefile(root / "data" / "venv")
-    assert Path(six).resolve().is_relative_to(root / "data" / "venv")
-    assert not archive.exists()
-
-
 def test_it_holds_no_installer_and_no_script_that_names_another_python(tiny_environment) -> None:
     assert names_in(tiny_environment.unpacked) == {"bin", "lib", "pyvenv.cfg"}
     version = re.match(r"\d+\.\d+", tiny_environment.built.manifest["python"])
@@ -151,6 +120,16 @@ def test_a_changed_lock_file_or_another_kind_of_build_is_built(
     third = build_environment(lock, tmp_path / "env", say=quiet, trim=False)
     assert second.rebuilt and third.rebuilt
     assert len({built.manifest["inputs_sha256"] for built in (first, second, third)}) == 3
+
+
+def test_a_changed_digest_of_pieces_is_a_change(
+    lock: Path, tmp_path: Path, instant_build: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_environment(lock, tmp_path / "env", say=quiet)
+    other = tmp_path / "pieces_digest.py"
+    other.write_text(f"{Path(environment_build.pieces_digest.__file__).read_text()}# other\n")
+    monkeypatch.setattr(environment_build.pieces_digest, "__file__", str(other))
+    assert build_environment(lock, tmp_path / "env", say=quiet).rebuilt
 
 
 @pytest.mark.parametrize(

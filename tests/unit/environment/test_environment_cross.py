@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from chronos_ec2.errors import ChronosError
+from chronos_ec2.workstation import environment_cross
 from chronos_ec2.workstation.environment_cross import (
     MINOR,
     inspect,
+    run_program,
     stage_for_instances,
     uv_install,
 )
@@ -148,6 +150,22 @@ def test_a_folder_that_holds_no_whole_python_is_refused(
     (python / missing).unlink()
     with pytest.raises(ChronosError, match=rf"has no {missing}; the instances' code needs CPython"):
         stage_for_instances(locked, tmp_path / "root", python, print, run=Uv())
+
+
+def test_another_python_has_the_modules_compiled_by_one_of_the_instances_version(
+    tmp_path: Path, locked: LockedRequirements, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = Uv(library=LIBRARY)
+
+    def run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        compiling = "compileall" in argv
+        return run_program(argv) if compiling else uv(argv)
+
+    monkeypatch.setattr(environment_cross.sys, "version_info", (3, 13, 1, "final", 0))
+    root = tmp_path / "root"
+    stage_for_instances(locked, root, python, print, run=run)
+    (compiled,) = (root / "lib" / f"python{MINOR}").glob("__pycache__/site.*.pyc")
+    assert compiled.name == "site.cpython-311.pyc"
 
 
 @pytest.mark.parametrize("form", ["folder", "tarball"])
