@@ -205,6 +205,7 @@ on_exit() {
   trap - EXIT
   trap '' TERM INT
   set +eu
+  # shellcheck disable=SC2154  # behind is behind.sh's
   if [[ -z $child_pid ]] && last_child_has_no_name "$start_notice_pid" "$checkpoint_sync_pid" "$sampler_pid" "${companion_pids[@]}" "${behind[@]}"; then
     child_pid=${!:-}
   fi

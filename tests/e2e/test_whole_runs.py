@@ -100,10 +100,18 @@ def test_a_run_says_where_its_billed_seconds_went(cloud: Cloud, whole_run: dict[
     run_id = whole_run["run_id"]
     timeline = cloud.record(run_id)["timeline"]
     assert sorted(timeline, key=lambda name: str(timeline[name])) == [
-        *("launch_accepted", "instance_running", "user_data_started", "environment_ready", "preflight_passed"),
+        *(
+            "launch_accepted",
+            "instance_running",
+            "user_data_started",
+            "environment_ready",
+            "preflight_passed",
+        ),
         *("data_ready", "first_step", "last_step", "results_safe", "power_off"),
     ]
-    phase_logs = json.loads(cloud.aws.s3.get_object(Bucket=cloud.aws.bucket, Key=f"logs/{run_id}/phase_logs.json")["Body"].read())
+    phase_logs = json.loads(
+        cloud.aws.s3.get_object(Bucket=cloud.aws.bucket, Key=f"logs/{run_id}/phase_logs.json")["Body"].read()
+    )
     assert phase_logs["timeline"] == timeline
     shown = cloud.invoke("runs", "--env", "local")
     assert re.search(r"billed .+, trained .+ \(\d+ %\); largest waste: ", shown.stdout), shown.stdout

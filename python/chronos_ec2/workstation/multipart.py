@@ -82,7 +82,7 @@ def send_in_parts(
 
 def _begin(s3: S3Client, bucket: str, key: str, content: Content) -> str:
     with translated(f"s3://{bucket}/{key}"):
-        answer = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata={"parts": content.etag})
+        answer = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata={"sha256": content.sha256})
     return answer["UploadId"]
 
 

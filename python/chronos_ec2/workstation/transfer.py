@@ -1,7 +1,7 @@
 """Files to the bucket: several at once, none that is there already, large ones in parts that go only once.
 
-What is there is seen in one listing, by size and ETag (content.py). What goes in one piece has its sha256 as
-metadata too, for a bucket whose ETags are no MD5s. A body is checked against what the file held when it was
+What is there is seen in one listing, by size and ETag (content.py). All of it has its sha256 as metadata too,
+for a bucket whose ETags are no MD5s. A body is checked against what the file held when it was
 looked at before it is sent, so nothing else is ever stored under its name.
 """
 
@@ -111,7 +111,7 @@ def _is_there(s3: S3Client, bucket: str, prefix: str, file: LocalFile, held: dic
     if item.etag == file.content.etag:
         return True
     # An ETag that is no MD5 (a KMS key), or of parts of another size, says nothing: what an upload from here
-    # has stored in one piece says its sha256 as well.
+    # has stored says its sha256 as well.
     described = head(s3, bucket, item.key) or {}
     is_md5 = described.get("ServerSideEncryption", "AES256") == "AES256" and "-" not in item.etag
     return not is_md5 and described.get("Metadata", {}).get("sha256") == file.sha256

@@ -198,6 +198,13 @@ def test_under_a_key_of_kms_an_etag_says_nothing_and_the_metadata_is_asked(
     assert not transfer._is_there(Kms(), world.bucket, "p/", file, held)  # type: ignore[arg-type]
 
 
+def test_what_went_in_parts_says_its_sha256_too(world: Any, large: Path) -> None:
+    send_large(world, large, lambda *_: False)
+    described = world.real_s3.head_object(Bucket=world.bucket, Key="p/large")
+    assert described["Metadata"] == {"sha256": look("large", large).sha256}
+    assert "-" in described["ETag"]
+
+
 # Digests
 
 
