@@ -334,7 +334,7 @@ def test_the_scripts_lie_as_the_instance_expects_them(world: Any, tree: Path) ->
         "chronos_ec2/state/store.py",
         "chronos_ec2/instance/trainers/linear_quantile.py",
     }
-    assert (summary.sent, summary.unchanged) == (18, 0)
+    assert (summary.sent, summary.unchanged) == (19, 0)
     manifest = world.get(f"{SCRIPTS}MANIFEST.sha256")
     assert summary.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
 
@@ -355,7 +355,7 @@ def test_only_changed_scripts_are_sent_again(world: Any, tree: Path) -> None:
     first = upload_scripts(world.s3, world.bucket, tree)
     world.s3.calls.clear()
     again = upload_scripts(world.s3, world.bucket, tree)
-    assert (again.sent, again.unchanged, again.bytes) == (0, 18, 0)
+    assert (again.sent, again.unchanged, again.bytes) == (0, 19, 0)
     assert again.manifest_sha256 == first.manifest_sha256
     assert not {"head_object", "put_object", "delete_object"} & set(world.s3.calls)
     (tree / "shell/bootstrap.sh").write_text("# changed\n")
