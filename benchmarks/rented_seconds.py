@@ -1,6 +1,7 @@
 """From an empty machine to the first training step: the document's way, ours, and what server and disk force.
 
-Usage: python benchmarks/rented_seconds.py [--rounds N] [--large N] [--small N] [--work DIR] [--into FILE]
+Usage: python benchmarks/rented_seconds.py [--rounds N] [--large N] [--small N] [--ways WAY,…] [--work DIR]
+       [--into FILE]
 
 Starts an embedded AWS of its own and uploads an environment (this project's .venv, torch included, as tar.gz
 and as squashfs) and two data sets: --large files of 64 MB and --small files of 64 KB; 0 leaves one out. A
@@ -9,7 +10,11 @@ medians.
 
     document   aws s3 cp, tar xzf, preflight (torch), aws s3 sync, training (the library), each in turn
     ours       the instance's own functions (shell/lib/environment_image.sh, prefetch.sh), preflight, trainer
+    copies     ours without what goes on beside the bytes: neither digest nor Python
     limit      the same bytes read by s5cmd to /dev/null
+
+--ways leaves some of them out: `--ways copies,limit` takes a minute where the document's way takes most of an
+hour.
 
 --work keeps the packed environment for another time (packing takes minutes). Mounting needs root; without it
 ours unpacks, and the table says so. Writes benchmarks/results/rented_seconds.md after every round, so that a
@@ -29,7 +34,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
@@ -45,7 +50,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 RESULT: Final = RESULTS / "rented_seconds.md"
 LARGE, SMALL = "files of 64 MB", "files of 64 KB"
 FILE_BYTES: Final = {LARGE: 64 * 10**6, SMALL: 64 * 10**3}
-WAYS: Final = ("document", "ours", "limit")
+WAYS: Final = ("document", "ours", "copies", "limit")
 ENVIRONMENT, PREFLIGHT, DATA, TOTAL = "environment usable", "preflight", "data ready", "first step"
 MOVED, PROCESSOR, USED = "bytes moved", "processor", "used "
 
@@ -94,6 +99,18 @@ run_waiting "$venv_python" -c 'import chronos_ec2.instance.trainers.chronos.__ma
 reached 'first step'
 """
 )
+_COPIES: Final = (
+    _COMMON
+    + """
+source "$1/shell/lib/phases.sh"
+mkdir -p "$data/environment" "$data/training-data"
+_fetch_by_either "s3://$CHRONOS_BUCKET/$(_environment_key)" "$data/environment/env"
+reached 'environment usable'
+begin_prefetch "$data/training-data"
+finish prefetch
+reached 'bytes moved'
+"""
+)
 _LIMIT: Final = (
     _COMMON
     + """
@@ -104,7 +121,7 @@ s5 cat "s3://$CHRONOS_BUCKET/cached-datasets/training-data/*" >/dev/null
 reached 'bytes moved'
 """
 )
-_SCRIPTS: Final = {"document": _DOCUMENT, "ours": _OURS, "limit": _LIMIT}
+_SCRIPTS: Final = {"document": _DOCUMENT, "ours": _OURS, "copies": _COPIES, "limit": _LIMIT}
 
 
 def pack_environment(folder: Path, work: Path) -> dict[str, Path]:
@@ -205,14 +222,16 @@ def _fresh(disk: Path) -> Iterator[None]:
 Seconds = dict[str, dict[str, float]]
 
 
-def measure(benches: Mapping[str, Bench], disk: Path, rounds: int) -> Iterator[dict[str, Seconds]]:
+def measure(
+    benches: Mapping[str, Bench], disk: Path, rounds: int, ways: Sequence[str]
+) -> Iterator[dict[str, Seconds]]:
     """Median seconds of each phase of each way with each data set, after each round."""
     samples: dict[str, dict[str, dict[str, list[float]]]] = {
-        name: {way: {} for way in WAYS} for name in benches
+        name: {way: {} for way in ways} for name in benches
     }
     for number in range(rounds):
         for name, bench in benches.items():
-            for way in WAYS:
+            for way in ways:
                 reached = bench.go(way, disk)
                 print(f"round {number + 1}, {name}: {way} {reached}", file=sys.stderr)
                 for phase, seconds in reached.items():
@@ -228,14 +247,17 @@ def measure(benches: Mapping[str, Bench], disk: Path, rounds: int) -> Iterator[d
 
 def page(into: Path, measured: Mapping[str, Seconds], environment: str, rounds: int, command: str) -> str:
     """Write the result; returns its text."""
-    ours = next(iter(measured.values()))["ours"]
-    used = next(name.removeprefix(USED) for name in ours if name.startswith(USED))
+    ours = next(iter(measured.values())).get("ours", {})
+    used = "".join(
+        f" The environment was put in place by: {name.removeprefix(USED)}."
+        for name in ours
+        if name.startswith(USED)
+    )
     tables = [f"Data: {name}.\n\n{_table(seconds)}" for name, seconds in measured.items()]
     return write_page(
         into,
         "From an empty machine to the first step",
-        f"{circumstances(command)}, embedded AWS, {environment}, medians of {rounds}. "
-        f"The environment was put in place by: {used}.",
+        f"{circumstances(command)}, embedded AWS, {environment}, medians of {rounds}.{used}",
         "Seconds from the start until each is reached; the last line is processor seconds of the whole way, "
         "the server's not among them.",
         "\n\n".join(tables),
@@ -243,14 +265,26 @@ def page(into: Path, measured: Mapping[str, Seconds], environment: str, rounds: 
 
 
 def _table(seconds: Seconds) -> str:
-    document, ours, limit = (seconds[way] for way in WAYS)
+    pairs = [("document", "ours"), ("ours", "limit"), ("copies", "limit")]
+    pairs = [pair for pair in pairs if set(pair) <= seconds.keys()]
     rows = []
     for name in (ENVIRONMENT, PREFLIGHT, MOVED, DATA, TOTAL, PROCESSOR):
-        least = f"{limit[name]:.2f}" if name in limit else ""
-        beside = f"{ours[name] / limit[name]:.2f}" if name in limit else ""
-        ratio = f"{document[name] / ours[name]:.1f}"
-        rows.append((name, f"{document[name]:.2f}", f"{ours[name]:.2f}", least, ratio, beside))
-    return table(("reached", "document", "ours", "limit", "document / ours", "ours / limit"), rows)
+        of_ways = [f"{phases[name]:.2f}" if name in phases else "" for phases in seconds.values()]
+        ratios = [_ratio(seconds[one].get(name), seconds[other].get(name)) for one, other in pairs]
+        if any(of_ways):
+            rows.append((name, *of_ways, *ratios))
+    return table(("reached", *seconds, *(f"{one} / {other}" for one, other in pairs)), rows)
+
+
+def _ratio(one: float | None, other: float | None) -> str:
+    return "" if one is None or other is None else f"{one / other:.2f}"
+
+
+def _ways(text: str) -> list[str]:
+    ways = [way for way in WAYS if way in text.split(",")]
+    if sorted(ways) != sorted(text.split(",")):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need some of {','.join(WAYS)}")
+    return ways
 
 
 def main(argv: list[str]) -> int:
@@ -261,6 +295,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--large", type=int, default=20, help="files of 64 MB")
     parser.add_argument("--small", type=int, default=10_000, help="files of 64 KB")
+    parser.add_argument("--ways", type=_ways, default=list(WAYS), help=f"default: {','.join(WAYS)}")
     parser.add_argument("--work", type=Path, help="where the packed environment is kept")
     parser.add_argument("--into", type=Path, default=RESULT)
     given = parser.parse_args(argv)
@@ -281,6 +316,8 @@ def main(argv: list[str]) -> int:
             f"{packed['squashfs'].stat().st_size / 1e6:.0f} MB as squashfs"
         )
         command = f"python benchmarks/rented_seconds.py --large {given.large} --small {given.small}"
+        if given.ways != list(WAYS):
+            command += f" --ways {','.join(given.ways)}"
         text, benches = "", {}
         url = control.start(folder / "cloud").endpoint_url
         try:
@@ -289,7 +326,9 @@ def main(argv: list[str]) -> int:
                 make_data(data, count, FILE_BYTES[kind])
                 benches[f"{count:,} {kind}"] = Bench(url, f"bench-{number}", packed, data, tools)
                 shutil.rmtree(data)
-            for number, measured in enumerate(measure(benches, folder / "disk", given.rounds), start=1):
+            for number, measured in enumerate(
+                measure(benches, folder / "disk", given.rounds, given.ways), start=1
+            ):
                 text = page(given.into, measured, environment, number, command)
         finally:
             control.stop(folder / "cloud")
