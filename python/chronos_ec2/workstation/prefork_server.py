@@ -43,6 +43,8 @@ class PreforkServer:
     """Accepts calls on a Unix socket and forks one child a call."""
 
     def __init__(self, path: str) -> None:
+        # Of what this makes nothing goes again; a collection in a child would touch, and so copy, every page.
+        gc.disable()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
         self._listener.listen(256)
@@ -56,8 +58,6 @@ class PreforkServer:
     def serve(self) -> None:
         """Serve until killed."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        gc.collect()
-        gc.disable()  # a collection in a child would touch, and so copy, every page
         while True:
             link, _ = self._listener.accept()
             if os.fork() == 0:
@@ -128,13 +128,18 @@ def _status_of(run: Callable[[], Any]) -> int:
     return int(status or 0) & 255
 
 
-def _driver(loader: Any | None) -> Any:
+def _session() -> Any:
     import awscli.clidriver as cli  # type: ignore[import-untyped]
     import botocore.session
 
-    session = botocore.session.Session(cli.EnvironmentVariables)
-    if loader is not None:
-        session.register_component("data_loader", loader)
+    return botocore.session.Session(cli.EnvironmentVariables)
+
+
+def _driver(loader: Any) -> Any:
+    import awscli.clidriver as cli
+
+    session = _session()
+    session.register_component("data_loader", loader)
     cli._set_user_agent_for_session(session)
     cli.load_plugins(
         session.full_config.get("plugins", {}), event_hooks=session.get_component("event_emitter")
@@ -146,14 +151,14 @@ class _WarmAws:
     """The AWS CLI's driver, with the models of the services in its cache."""
 
     def __init__(self) -> None:
-        first = _driver(None)
+        first = _session()
         from botocore.exceptions import DataNotFoundError
 
         for service in SERVICES:
-            first.session.create_client(
+            first.create_client(
                 service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
             )
-        self._loader = first.session.get_component("data_loader")
+        self._loader = first.get_component("data_loader")
         for service, model in product(SERVICES, MODELS):
             with contextlib.suppress(DataNotFoundError):  # not every service has both
                 self._loader.load_service_model(service, model)
