@@ -18,6 +18,8 @@ readonly FIRST_PAUSE=15 LONGEST_PAUSE=240 PAUSE_STEP=2 KEPT_ATTEMPTS=100 FRESH_S
 LADDER_ATTEMPTS='[]'
 # The pools as the fields of pool_…, how often each was tried, and the last round's refusals in words.
 _pools=() _tries=() _refusals=()
+# Whether one of them may be answered otherwise later.
+_may_wait=false
 _files_written_at=$SECONDS
 
 # Prints the setting that a duration stands for. <2h, 30m or 90s>
@@ -80,7 +82,7 @@ climb_ladder() {
     status=0
     _try_pools || status=$?
     if ((status != EXIT_FAILED)); then return "$status"; fi
-    if ((SECONDS >= end)); then break; fi
+    if ((SECONDS >= end)) || [[ $_may_wait == false ]]; then break; fi
     _wait_for_next_round "$round" "$end" || return $?
     round=$((round + 1))
   done
@@ -91,7 +93,7 @@ climb_ladder() {
 # One round over all pools. Returns 0; EXIT_FAILED when none has capacity; EXIT_LAUNCH_REFUSED; EXIT_RUN_KILLED.
 _try_pools() {
   local index words status skip_spot=false
-  _refusals=()
+  _refusals=() _may_wait=false
   for index in "${!_pools[@]}"; do
     take_pool "$index"
     if [[ $skip_spot == true && $pool_market == spot ]]; then continue; fi
@@ -106,6 +108,7 @@ _try_pools() {
     if ((status == 0)); then log_info "$words: instance ${instance_ids[*]}"; fi
     if ((status != EXIT_FAILED)); then return "$status"; fi
     _note_attempt "$words"
+    if [[ $REFUSAL_LASTS == false ]]; then _may_wait=true; fi
     if [[ $REFUSAL_MOVES_ON == true ]]; then continue; fi
     _refuse "$words" || return $?
     skip_spot=true
@@ -210,8 +213,8 @@ _report_no_capacity() {
 # What a user whose pools are all empty can do, by what the settings do not use yet.
 _ways_out() {
   # shellcheck disable=SC2016  # a jq program
-  jq -r --argjson zones "$(jq 'map(.subnet_id) | unique | length' "$work/pools.json")" '
-    [(if .wait_for_capacity_minutes == 0 then "wait with --wait-for-capacity 2h" else "wait longer" end),
+  jq -r --argjson may_wait "$_may_wait" --argjson zones "$(jq 'map(.subnet_id) | unique | length' "$work/pools.json")" '
+    [(if $may_wait == false then empty elif .wait_for_capacity_minutes == 0 then "wait with --wait-for-capacity 2h" else "wait longer" end),
      "more types with fallback_instance_types",
      (if $zones < 3 then "more zones (free) with availability_zones: \($zones + 1) and invoke deploy" else empty end),
      (if .market == "on-demand" then "spot with --spot" elif .market == "spot" then "market: spot-then-on-demand" else empty end),

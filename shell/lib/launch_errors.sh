@@ -12,6 +12,8 @@ readonly FIELD_END=$'\x1f'
 
 # Why EC2 gave no instance: its code ('' when no answer came), the CLI's text, and what the table knows of that.
 REFUSAL_CODE='' REFUSAL_TEXT='' REFUSAL_KIND='' REFUSAL_WORDS='' REFUSAL_MOVES_ON='' REFUSAL_ADVICE='' REFUSAL_LIMITS='' REFUSAL_NEEDS=''
+# Whether the same pool gives the same answer however long one waits.
+REFUSAL_LASTS=''
 
 # Looks a refusal up and sets REFUSAL_…. A code that the table does not have is `other`, a definite refusal, so nothing else is
 # tried. No code at all is no answer, unless the call never left this machine. <errors|state_reasons> <code or ''> <the text>
@@ -33,10 +35,10 @@ note_refusal() {
     | ($entry.variants // [] | map(select(.contains as $part | $text | contains($part))) | first // {}) as $variant
     | ($entry * $variant) as $entry
     | $table.kinds[$entry.kind] + $entry
-    | [.kind, .words, .moves_on // false, .advice // "", .limits // "", .needs // ""]
+    | [.kind, .words, .moves_on // false, .advice // "", .limits // "", .needs // "", .lasts // false]
     | map(tostring | gsub("[\n\u001f]"; " ")) | join("\u001f")' \
     "$_launch_errors_lib_dir/launch_errors.json") || return $?
-  IFS=$FIELD_END read -r REFUSAL_KIND REFUSAL_WORDS REFUSAL_MOVES_ON REFUSAL_ADVICE REFUSAL_LIMITS REFUSAL_NEEDS <<<"$found"
+  IFS=$FIELD_END read -r REFUSAL_KIND REFUSAL_WORDS REFUSAL_MOVES_ON REFUSAL_ADVICE REFUSAL_LIMITS REFUSAL_NEEDS REFUSAL_LASTS <<<"$found"
 }
 
 # EC2's own words out of the CLI's: no preamble, no encoded message. <the CLI's error text>

@@ -393,6 +393,26 @@ wait_minutes() {
   assert_equal "$(<"$work/written")" written
 }
 
+@test "what no waiting mends is not waited for" {
+  wait_minutes 60
+  refused Unsupported
+  climb 17
+  assert_equal "$(sleeps)" ''
+  assert_regex "$(<"$work/problem")" 'no pool has capacity after 1 round\(s\): .*\(Unsupported\); what helps: more types'
+}
+
+@test "one pool that may have capacity later is waited for" {
+  wait_minutes 60
+  jq '. + [.[0] | .instance_type = "g6.xlarge"]' "$work/pools.json" >"$work/two" && mv "$work/two" "$work/pools.json"
+  refused Unsupported '--instance-type g5.xlarge *' --times any
+  refused InsufficientInstanceCapacity '--instance-type g6.xlarge *'
+  accepted '--instance-type g6.xlarge *'
+  seen running
+  tick=10
+  climb 0
+  assert_json "$(<"$work/record")" '.attempts | length' 3
+}
+
 @test "the search ends with its time" {
   wait_minutes 1
   refused InsufficientInstanceCapacity '' --times any
