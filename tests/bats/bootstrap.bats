@@ -345,7 +345,7 @@ cleanup cleanup i-0abc"
   plan_terminate
   printf 'x' >>"$(object a-bucket cached-datasets/python-env/venv.tar.gz)"
   boot
-  assert_failed_run venv_download 1 'corrupt .*: run invoke build-env'
+  assert_failed_run venv_download 1 'corrupt, or another was uploaded since the launch .*: launch again; .*run invoke build-env'
   assert [ ! -e "$CHRONOS_ROOT/opt/chronos/venv/bin" ]
 }
 
