@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGE = REPOSITORY / "python" / "chronos_ec2"
 SHARED = {
     *("data", "errors", "exit_codes", "metrics_log", "report", "start_model", "state", "training_settings"),
+    "pieces_digest",
     "words",
 }
 ALLOWED = {
