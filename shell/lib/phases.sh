@@ -93,8 +93,8 @@ require_instance_tools() {
   for tool in aws jq curl tar gzip sha256sum awk timeout python3; do
     command -v "$tool" >/dev/null || fail "the AMI lacks $tool" || return $?
   done
-  # It makes the environment's digest, before there is another Python.
-  _require_answer python3 -I -c 'import sys, hashlib, concurrent.futures; sys.exit(sys.version_info < (3, 7))' || return $?
+  python3 -I -c 'import sys, hashlib, concurrent.futures; sys.exit(sys.version_info < (3, 7))' >/dev/null 2>&1 \
+    || fail "the AMI's python3, which checks the environment before there is another, is not 3.7 or newer" || return $?
   # GNU's own, which other systems' tools of these names do not know.
   _require_answer stat -c %s / || return $?
   _require_answer date -d @0 +%s || return $?

@@ -321,7 +321,7 @@ cleanup cleanup i-0abc"
   ln -sf "$work/old" "$poor/python3"
   # shellcheck disable=SC2016  # for that Bash
   PATH="$helpers/bin:$poor" run -1 bash -c 'source "$1/lib/phases.sh"; require_instance_tools' _ "$scripts"
-  assert_output --partial 'the AMI lacks a python3 that knows: python3 -I -c'
+  assert_output --partial "the AMI's python3, which checks the environment before there is another, is not 3.7 or newer"
 }
 
 @test "system_setup: a disk that takes no folders" {
