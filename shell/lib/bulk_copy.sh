@@ -7,6 +7,8 @@ readonly _CHRONOS_BULK_COPY=1
 _bulk_copy_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=log.sh
 source "$_bulk_copy_lib_dir/log.sh"
+# shellcheck source=package_file.sh
+source "$_bulk_copy_lib_dir/package_file.sh"
 # shellcheck source=request_count.sh
 source "$_bulk_copy_lib_dir/request_count.sh"
 
@@ -38,8 +40,8 @@ sha256_of_input() {
 
 # Prints the sha256 over the sha256s of a file's pieces. It takes the place of the process that calls it. <file>
 _pieces_sha256() {
-  local program="$_bulk_copy_lib_dir/../chronos_ec2/pieces_digest.py"
-  if [[ ! -e $program ]]; then program="$_bulk_copy_lib_dir/../../python/chronos_ec2/pieces_digest.py"; fi # in the repository
+  local program
+  program=$(package_file pieces_digest.py) || return $?
   exec python3 -I "$program" "$1"
 }
 

@@ -14,6 +14,8 @@ readonly _CHRONOS_STATE_HELPERS=1
 _state_lib_dir=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # shellcheck source=aws_call.sh
 source "$_state_lib_dir/aws_call.sh"
+# shellcheck source=package_file.sh
+source "$_state_lib_dir/package_file.sh"
 
 STATE_JSON=''
 STATE_ETAG=''
@@ -21,18 +23,8 @@ readonly _STATE_RACES=6 _STATE_TRIES=6 _PATIENT_TRIES=18
 _state_tries=$_STATE_TRIES
 _state_s5cmd=()
 
-# The one table of transitions and fields. In the bucket's scripts/ it lies beside lib/, in the repository in python/.
-_state_table() {
-  local candidate
-  for candidate in "$_state_lib_dir/../chronos_ec2" "$_state_lib_dir/../../python/chronos_ec2"; do
-    if [[ -r $candidate/state/state_machine.json ]]; then
-      printf '%s\n' "$candidate/state/state_machine.json"
-      return 0
-    fi
-  done
-  log_error "state_machine.json is missing beside $_state_lib_dir"
-  return "$EXIT_TOOL_MISSING"
-}
+# The one table of transitions and fields.
+_state_table() { package_file state/state_machine.json; }
 
 # Has this process's calls about the state outlast an S3 that is away for a minute, where they gave up after half of one. A
 # process that has waited in vain does not wait so long again.
